@@ -1,0 +1,12 @@
+"""Linear neuron boosting: train neural networks in JAX with each linear function's features whitened."""
+
+from lnb._neurons import Features as Features
+from lnb._neurons import Neuron as Neuron
+from lnb._neurons import Neurons as Neurons
+from lnb._neurons import find_neurons as find_neurons
+from lnb._solvers import CG as CG
+from lnb._solvers import Cholesky as Cholesky
+from lnb._solvers import Diagonal as Diagonal
+from lnb._solvers import Solver as Solver
+from lnb._transform import lnb as lnb
+from lnb._transform import scale_by_lnb as scale_by_lnb

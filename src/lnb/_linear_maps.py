@@ -1,0 +1,325 @@
+"""The linear functions a network is made of, each as a grouped linear regression.
+
+    Y[g, n, o] = sum_i X[g, n, i] W[g, i, o] + b[g, o]
+
+Axis letters, here and everywhere: g groups, n samples, i inputs (features), o outputs. A feature map knows how to
+read X from what the network's forward pass recorded, and multiplies by it and by its transpose. A `FeatureSet` joins
+maps along i, adds the bias's constant feature 1, and answers for the second moments of eq. (12): their mean and
+diagonal, the Gram matrix, and the matrix-free product M v of eq. (11). Neurons that read the same features have equal
+feature sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Arrays = Sequence[Array]
+"""What a forward pass recorded: the arrays of `Features`."""
+
+
+def statistics_dtype(dtype: Any) -> Any:
+    """The type of statistics and solves: float32, or float64 for a float64 network."""
+    return jnp.promote_types(jnp.float32, dtype)
+
+
+def contract(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` at full precision: the products of a metric are what its inverse is taken of."""
+    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST)
+
+
+class FeatureMap(Protocol):
+    """X of one weight, read from recorded arrays."""
+
+    def matrix(self, arrays: Arrays) -> Array:
+        """X [g, n, i]."""
+        ...
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        """Mean over the samples of the features and of their squares, each [g, i]."""
+        ...
+
+    def forward(self, arrays: Arrays, weight: Array) -> Array:
+        """X W [g, n, o] for W [g, i, o]."""
+        ...
+
+    def backward(self, arrays: Arrays, output: Array) -> Array:
+        """X^T Y [g, i, o] for Y [g, n, o]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Features of a matrix product: an array whose axes are groups, samples or contracted.
+
+    A normalisation's scale is one too, with i = 1: no axis is contracted.
+    """
+
+    source: int
+    group_axes: tuple[int, ...]
+    sample_axes: tuple[int, ...]
+    input_axes: tuple[int, ...]
+    factor: float = 1.0
+
+    def matrix(self, arrays: Arrays) -> Array:
+        x = arrays[self.source]
+        x = x.astype(statistics_dtype(x.dtype))
+        sizes = [prod(x.shape[a] for a in axes) for axes in (self.group_axes, self.sample_axes, self.input_axes)]
+        x = x.transpose(self.group_axes + self.sample_axes + self.input_axes).reshape(sizes)  # [g, n, i]
+        return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        x = self.matrix(arrays)
+        return x.mean(1), jnp.square(x).mean(1)  # [g, i]
+
+    def forward(self, arrays: Arrays, weight: Array) -> Array:
+        return contract("gni,gio->gno", self.matrix(arrays), weight)
+
+    def backward(self, arrays: Arrays, output: Array) -> Array:
+        return contract("gni,gno->gio", self.matrix(arrays), output)
+
+
+@dataclass(frozen=True)
+class ConvolutionFeatures:
+    """Features of a convolution: for each output pixel, the input's channels under the kernel (i = channel, position).
+
+    `input_layout` names the axes of the input that are batch, channel and space, in this order; `channels` is the
+    number of input channels of a group.
+    """
+
+    source: int
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    groups: int
+    input_layout: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    channels: int
+    factor: float = 1.0
+
+    def _input(self, arrays: Arrays) -> Array:
+        x = arrays[self.source]
+        x = x.astype(statistics_dtype(x.dtype)).transpose(self.input_layout)  # [batch, channel, *space]
+        return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
+
+    def matrix(self, arrays: Arrays) -> Array:
+        x = self._input(arrays)
+        patches = lax.conv_general_dilated_patches(
+            x,
+            self.kernel_size,
+            self.strides,
+            self.padding,
+            lhs_dilation=self.input_dilation,
+            rhs_dilation=self.kernel_dilation,
+            precision=lax.Precision.HIGHEST,
+        )  # [batch, channel * position, *space]
+        batch, space = x.shape[0], prod(patches.shape[2:])
+        patches = patches.reshape(batch, self.groups, -1, space)  # [batch, g, i, pixel]
+        return patches.transpose(1, 0, 3, 2).reshape(self.groups, batch * space, -1)  # [g, n, i]
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        # Per channel over all input pixels and shared over the kernel's positions: footnote 4 of the paper.
+        x = self._input(arrays)
+        axes = (0, *range(2, x.ndim))
+        positions = prod(self.kernel_size)
+        mean, square = (jnp.repeat(m, positions).reshape(self.groups, -1) for m in (x.mean(axes), (x * x).mean(axes)))
+        return mean, square  # [g, i]
+
+    def _convolve(self, x: Array, weight: Array) -> Array:
+        groups, _, outputs = weight.shape
+        kernel = weight.transpose(0, 2, 1)  # [g, o, i]
+        kernel = kernel.reshape(groups * outputs, self.channels, *self.kernel_size)  # [g * o, channel, *position]
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides,
+            self.padding,
+            self.input_dilation,
+            self.kernel_dilation,
+            feature_group_count=groups,
+            precision=lax.Precision.HIGHEST,
+        )  # [batch, g * o, *space]
+
+    def forward(self, arrays: Arrays, weight: Array) -> Array:
+        y = self._convolve(self._input(arrays), weight)
+        groups, _, outputs = weight.shape
+        y = y.reshape(y.shape[0], groups, outputs, -1)  # [batch, g, o, pixel]
+        return y.transpose(1, 0, 3, 2).reshape(groups, -1, outputs)  # [g, n, o]
+
+    def backward(self, arrays: Arrays, output: Array) -> Array:
+        groups, _, outputs = output.shape
+        shape = (groups, self.channels * prod(self.kernel_size), outputs)
+        weight = jax.ShapeDtypeStruct(shape, output.dtype)
+        return jax.linear_transpose(lambda w: self.forward(arrays, w), weight)(output)[0]
+
+
+@dataclass(frozen=True)
+class EmbeddingFeatures:
+    """One-hot features of a table lookup: g = 1, n = tokens, i = rows of the table. Their Gram matrix is diagonal.
+
+    An index outside the table reads no row (`clip=False`) or the nearest (`clip=True`), as in the lookup itself.
+    """
+
+    source: int
+    rows: int
+    clip: bool
+
+    def _indices(self, arrays: Arrays) -> tuple[Array, Array]:
+        indices = arrays[self.source].reshape(-1)
+        if self.clip:
+            indices = jnp.clip(indices, 0, self.rows - 1)
+        inside = (indices >= 0) & (indices < self.rows)
+        return jnp.where(inside, indices, 0), inside  # [n]
+
+    def matrix(self, arrays: Arrays) -> Array:
+        indices, inside = self._indices(arrays)
+        return jax.nn.one_hot(jnp.where(inside, indices, -1), self.rows)[None]  # [1, n, i]
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        indices, inside = self._indices(arrays)
+        counts = jnp.zeros(self.rows).at[indices].add(inside.astype(jnp.zeros(()).dtype))
+        frequency = (counts / indices.size)[None]  # [1, i]
+        return frequency, frequency
+
+    def forward(self, arrays: Arrays, weight: Array) -> Array:
+        indices, inside = self._indices(arrays)
+        return jnp.where(inside[:, None], weight[0][indices], jnp.zeros((), weight.dtype))[None]  # [1, n, o]
+
+    def backward(self, arrays: Arrays, output: Array) -> Array:
+        indices, inside = self._indices(arrays)
+        rows = jnp.where(inside[:, None], output[0], jnp.zeros((), output.dtype))
+        return jnp.zeros((self.rows, output.shape[2]), output.dtype).at[indices].add(rows)[None]  # [1, i, o]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One use of a neuron: the maps of its weights joined along i (`sizes` features each), for `samples` samples (n)."""
+
+    maps: tuple[FeatureMap, ...]
+    sizes: tuple[int, ...]
+    samples: int
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The features of a neuron over all its uses, with the constant feature 1 last where it has a bias.
+
+    Packed parameters V are [g, i(+1), o]. n is the total over the uses.
+    """
+
+    readings: tuple[Reading, ...]
+    groups: int
+    inputs: int
+    has_bias: bool
+    is_diagonal: bool = False
+
+    @property
+    def samples(self) -> int:
+        """n of eq. (11)."""
+        return sum(reading.samples for reading in self.readings)
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
+        parts = [[m.moments(arrays) for m in reading.maps] for reading in self.readings]
+        means = [jnp.concatenate([mean for mean, _ in part], axis=1) for part in parts]
+        squares = [jnp.concatenate([square for _, square in part], axis=1) for part in parts]
+        return self._average(means), self._average(squares)
+
+    def gram(self, arrays: Arrays) -> Array:
+        """E[x x^T] [g, i, i] without the bias's row, or its diagonal [g, i] where it is diagonal."""
+        if self.is_diagonal:
+            return self.moments(arrays)[1]
+        grams = []
+        for reading in self.readings:
+            x = self._matrix(reading, arrays)
+            grams.append(contract("gni,gnj->gij", x, x) / x.shape[1])
+        return self._average(grams)
+
+    def product(self, arrays: Arrays, vector: Array) -> Array:
+        """M v of eq. (11) for V [g, i(+1), o], without forming M."""
+        return self._average([self._product(reading, arrays, vector) for reading in self.readings])
+
+    def _product(self, reading: Reading, arrays: Arrays, vector: Array) -> Array:
+        ends = [sum(reading.sizes[: k + 1]) for k in range(len(reading.sizes))]
+        pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
+        output = sum(m.forward(arrays, piece) for m, piece in zip(reading.maps, pieces[:-1], strict=True))  # [g, n, o]
+        if self.has_bias:
+            output = output + pieces[-1]
+        rows = [m.backward(arrays, output) for m in reading.maps]
+        if self.has_bias:
+            rows.append(output.sum(1, keepdims=True))
+        return jnp.concatenate(rows, axis=1) / output.shape[1]
+
+    def _matrix(self, reading: Reading, arrays: Arrays) -> Array:
+        return jnp.concatenate([m.matrix(arrays) for m in reading.maps], axis=2)  # [g, n, i]
+
+    def _average(self, values: list[Array]) -> Array:
+        if len(values) == 1:
+            return values[0]
+        total = self.samples
+        return sum(value * (reading.samples / total) for value, reading in zip(values, self.readings, strict=True))
+
+
+Leaves = Mapping[int, Array]
+"""Parameter leaves by their number in the flattened tree."""
+
+
+@dataclass(frozen=True, eq=False)
+class EquationReading:
+    """One use of a neuron kept as its equations: `function(leaves, features)` gives its output, affine in the leaves."""
+
+    function: Callable[[Leaves, Sequence[Array]], Array]
+    sources: tuple[int, ...]
+    samples: int
+
+
+@dataclass(frozen=True, eq=False)
+class EquationFeatureSet:
+    """A neuron that fits no row of the table, or several at once (a tied embedding and head).
+
+    Its parameters are packed one after the other as [1, i, 1], and M v comes from the VJP of the JVP of its equations.
+    """
+
+    readings: tuple[EquationReading, ...]
+    shapes: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
+    inputs: int
+    groups: int = 1
+    has_bias: bool = False
+
+    @property
+    def samples(self) -> int:
+        """n of eq. (11)."""
+        return sum(reading.samples for reading in self.readings)
+
+    def unravel(self, vector: Array) -> dict[int, Array]:
+        """The leaves of V [1, i, 1], in its own type."""
+        leaves, start = {}, 0
+        for leaf, shape in self.shapes:
+            size = prod(shape.shape)
+            leaves[leaf] = vector[0, start : start + size, 0].reshape(shape.shape)
+            start += size
+        return leaves
+
+    def ravel(self, leaves: Leaves) -> Array:
+        """V [1, i, 1] of the leaves."""
+        return jnp.concatenate([leaves[leaf].reshape(-1) for leaf, _ in self.shapes])[None, :, None]
+
+    def product(self, arrays: Arrays, vector: Array) -> Array:
+        """M v of eq. (11): since the output is affine in the parameters, its JVP at any point is J v."""
+        at = {leaf: jnp.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes}
+        tangent = {leaf: v.astype(at[leaf].dtype) for leaf, v in self.unravel(vector).items()}
+        total = jnp.zeros_like(vector)
+        for reading in self.readings:
+            features = [arrays[source] for source in reading.sources]
+            output, pullback = jax.vjp(lambda leaves, r=reading, f=features: r.function(leaves, f), at)
+            _, moved = jax.jvp(lambda leaves, r=reading, f=features: r.function(leaves, f), (at,), (tangent,))
+            (pulled,) = pullback(moved.astype(output.dtype))
+            total = total + self.ravel(pulled).astype(vector.dtype)
+        return total / self.samples

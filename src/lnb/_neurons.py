@@ -1,0 +1,410 @@
+"""The neurons of a loss: `find_neurons`, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import keystr
+
+from lnb import _find
+from lnb._jaxpr import trace
+from lnb._linear_maps import EquationFeatureSet, FeatureSet, statistics_dtype
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the neurons read in one batch: arrays for `update`, and which feature set reads which of them.
+
+    A pytree whose leaves are `arrays`; it passes through `jax.jit`, `jax.lax.scan` and `optax.chain`.
+    """
+
+    arrays: tuple[Array, ...]
+    sets: tuple[FeatureSet | EquationFeatureSet | None, ...]
+    signature: tuple[Any, ...]
+
+
+jax.tree_util.register_dataclass(Features, data_fields=["arrays"], meta_fields=["sets", "signature"])
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron:
+    """A linear function of the network and its parameters.
+
+    Fields:
+        paths: of its parameters in `params`, as JAX prints them.
+        kind: "dense", "convolution", "embedding", "scale", "identity", or "general" (kept as its equations).
+        groups, inputs, outputs: g, i (without the bias) and o of `Y[g, n, o] = sum_i X[g, n, i] W[g, i, o] + b[g, o]`.
+        samples: n of eq. (11) for the batch that it was found with.
+        has_bias: whether one of the parameters is b.
+        index: its place in `Neurons`.
+    """
+
+    paths: tuple[str, ...]
+    kind: str
+    groups: int
+    inputs: int
+    outputs: int
+    samples: int
+    has_bias: bool
+    index: int
+    _found: _find.FoundNeuron
+    _shapes: Mapping[int, jax.ShapeDtypeStruct]
+
+    @property
+    def name(self) -> str:
+        """The paths, joined."""
+        return " + ".join(self.paths)
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Its parameters' places among the leaves of `params`."""
+        return self._found.leaves
+
+    @property
+    def features(self) -> FeatureSet | EquationFeatureSet | None:
+        """The feature set that it was found with; None where the metric is the identity."""
+        return self._found.features
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of its packed parameters, [g, i(+1), o]."""
+        return (self.groups, max(1, self.inputs + self.has_bias), self.outputs)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of its statistics and directions."""
+        return jnp.result_type(*(statistics_dtype(shape.dtype) for shape in self._shapes.values()))
+
+    def pack(self, params: PyTree) -> Array:
+        """Its part of a tree like `params` as [g, i(+1), o], the bias in the last row."""
+        return self.pack_leaves(jax.tree.leaves(params))
+
+    def pack_leaves(self, leaves: Sequence[Array]) -> Array:
+        """`pack` for the tree's leaves."""
+        return self._found.pack({leaf: leaves[leaf].astype(self.dtype) for leaf in self.leaves})
+
+    def unpack(self, packed: Array) -> dict[str, Array]:
+        """The parameters, by path, of an array [g, i(+1), o]; elements that are not the neuron's are zero."""
+        return dict(zip(self.paths, (self.unpack_leaves(packed)[leaf] for leaf in self.leaves), strict=True))
+
+    def unpack_leaves(self, packed: Array) -> dict[int, Array]:
+        """`unpack` by the leaves' places."""
+        like = {leaf: jax.ShapeDtypeStruct(s.shape, packed.dtype) for leaf, s in self._shapes.items()}
+        return jax.linear_transpose(self._found.pack, like)(packed)[0]
+
+    def moments(self, features: Features) -> tuple[Array, Array]:
+        """Means over the samples of its features and of their squares (mu and chi of Algorithm 2), each [g, i]."""
+        return self._canonical(features, "moments").moments(features.arrays)
+
+    def gram(self, features: Features) -> Array:
+        """Its metric's matrix of eq. (12), E[[x 1] [x 1]^T], as [g, i(+1), i(+1)]."""
+        feature_set = self._canonical(features, "a Gram matrix")
+        gram = feature_set.gram(features.arrays)
+        if feature_set.is_diagonal:
+            gram = gram[:, :, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
+        if not self.has_bias:
+            return gram
+        mean = feature_set.moments(features.arrays)[0]
+        column = jnp.concatenate([mean, jnp.ones_like(mean[:, :1])], axis=1)[:, :, None]  # [g, i + 1, 1]
+        return jnp.concatenate([jnp.concatenate([gram, mean[:, None]], axis=1), column], axis=2)
+
+    def _canonical(self, features: Features, what: str) -> FeatureSet:
+        feature_set = features.sets[self.index]
+        if not isinstance(feature_set, FeatureSet):
+            raise ValueError(f"neuron {self.name} is of kind {self.kind!r}, which has no {what}; use metric_product.")
+        return feature_set
+
+
+class Neurons(Sequence[Neuron]):
+    """The neurons of a loss: printable, iterable, and able to evaluate the loss so that their features come out."""
+
+    def __init__(
+        self,
+        loss_fn: Callable[..., Any],
+        has_aux: bool,
+        treedef: Any,
+        paths: tuple[str, ...],
+        shapes: tuple[jax.ShapeDtypeStruct, ...],
+        plan: _find.Plan,
+    ) -> None:
+        self._loss_fn = loss_fn
+        self._has_aux = has_aux
+        self._treedef = treedef
+        self._paths = paths
+        self._shapes = shapes
+        self.uncovered = tuple((paths[leaf], reason) for leaf, reason in plan.uncovered.items())
+        """The parameters that no neuron covers, (path, reason): they are trained with the identity metric."""
+        self._uncovered_leaves = tuple(plan.uncovered)
+        self._neurons = tuple(
+            Neuron(
+                paths=tuple(paths[leaf] for leaf in found.leaves),
+                kind=found.kind,
+                groups=found.groups,
+                inputs=found.inputs,
+                outputs=found.outputs,
+                samples=found.samples,
+                has_bias=found.features is not None and found.features.has_bias,
+                index=index,
+                _found=found,
+                _shapes={leaf: shapes[leaf] for leaf in found.leaves},
+            )
+            for index, found in enumerate(plan.neurons)
+        )
+        self.signature = _signature(treedef, plan)
+
+    def __len__(self) -> int:
+        return len(self._neurons)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._neurons[index]
+
+    def __iter__(self) -> Iterator[Neuron]:
+        return iter(self._neurons)
+
+    @property
+    def sharing(self) -> tuple[int, ...]:
+        """For each neuron, the first neuron that reads the same features: they share its statistics."""
+        return self.signature[2]
+
+    @property
+    def coverage(self) -> float:
+        """The share of all parameter elements that belong to a neuron, 0 to 1."""
+        total = sum(prod(shape.shape) for shape in self._shapes)
+        missing = sum(prod(self._shapes[leaf].shape) for leaf in self._uncovered_leaves)
+        return 1.0 - missing / total if total else 1.0
+
+    def value_and_grad(self, params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree, Features]:
+        """The loss, its gradient, and the features that the neurons read: one forward and one backward pass.
+
+        Like `jax.value_and_grad` of the loss, which is what it evaluates; trace it inside `jax.jit`.
+
+        Args:
+            params: a tree of the structure and shapes that the neurons were found with.
+            *args, **kwargs: the loss's other arguments; their shapes may differ from call to call.
+
+        Returns:
+            `(value, grads, features)`; with `has_aux=True`, `((value, aux), grads, features)`.
+
+        Raises:
+            ValueError: `params` is of another structure, or the loss's neurons are not those that were found.
+        """
+        leaves = self._check_params(params)
+        plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux)
+        signature = _signature(self._treedef, plan)
+        if signature != self.signature:
+            raise ValueError(
+                "the loss has other neurons with these arguments than with those given to `find_neurons`: "
+                f"{_difference(self.signature[1], signature[1], self._paths)}. Find the neurons of this loss "
+                "with `lnb.find_neurons`, and give the optimizer those."
+            )
+
+        def evaluate(leaves: list[Array]) -> tuple[Array, tuple[list[Any], list[Any]]]:
+            (value, *aux), recorded = plan.program.evaluate([*leaves, *inputs], plan.recorder)
+            return value, (aux, recorded)
+
+        (value, (aux, recorded)), gradients = jax.value_and_grad(evaluate, has_aux=True)(leaves)
+        arrays = plan.arrays([jax.lax.stop_gradient(array) for array in recorded])
+        features = Features(arrays, tuple(found.features for found in plan.neurons), signature)
+        value = jax.tree.unflatten(result_tree, [value, *aux])
+        return value, jax.tree.unflatten(self._treedef, gradients), features
+
+    def metric_product(self, features: Features, vectors: PyTree) -> PyTree:
+        """M v of eq. (11), block by block and without a ridge, for a tree `vectors` like `params`.
+
+        Parameters with the identity metric are given back as they are.
+        """
+        self.check_features(features)
+        leaves = self._check_params(vectors, "vectors")
+        results: list[Array | None] = [None] * len(leaves)
+        for neuron, feature_set in zip(self, features.sets, strict=True):
+            packed = neuron.pack_leaves(leaves)
+            product = packed if feature_set is None else feature_set.product(features.arrays, packed)
+            for leaf, part in neuron.unpack_leaves(product).items():
+                results[leaf] = part if results[leaf] is None else results[leaf] + part
+        return jax.tree.unflatten(self._treedef, self.fill_uncovered(results, leaves))
+
+    def fill_uncovered(self, directions: Sequence[Array | None], gradients: Sequence[Array]) -> list[Array]:
+        """Directions of all leaves: the gradient itself where no neuron covers a leaf, or a part of it."""
+        filled = []
+        for leaf, (direction, gradient) in enumerate(zip(directions, gradients, strict=True)):
+            if direction is None:
+                filled.append(gradient)
+                continue
+            masks = [neuron._found.covered[leaf] for neuron in self if leaf in neuron.leaves]
+            if not any(mask is None for mask in masks):
+                covered = np.logical_or.reduce(masks)
+                direction = jnp.where(covered, direction, gradient.astype(direction.dtype))
+            filled.append(direction)
+        return filled
+
+    def check_features(self, features: Any) -> None:
+        """Raise unless `features` are these neurons'."""
+        if features is None:
+            raise ValueError(
+                "`features` is missing: call `optimizer.update(grads, state, params, features=features)` with the "
+                "features that `neurons.value_and_grad(params, ...)` returned."
+            )
+        if not isinstance(features, Features):
+            raise TypeError(f"`features` must come from `neurons.value_and_grad`, got {type(features).__name__}.")
+        if features.signature != self.signature:
+            raise ValueError(
+                "`features` come from another network than the neurons that the optimizer was made for: "
+                "take both from the same `lnb.find_neurons`."
+            )
+
+    def _check_params(self, params: PyTree, argument: str = "params") -> list[Array]:
+        leaves, treedef = jax.tree.flatten(params)
+        if treedef != self._treedef:
+            raise ValueError(
+                f"`{argument}` has another structure than the params that the neurons were found with: "
+                f"got {treedef}, expected {self._treedef}."
+            )
+        for path, leaf, shape in zip(self._paths, leaves, self._shapes, strict=True):
+            if jnp.shape(leaf) != shape.shape:
+                raise ValueError(f"`{argument}`{path} has shape {jnp.shape(leaf)}, expected {shape.shape}.")
+        return leaves
+
+    def __repr__(self) -> str:
+        return f"Neurons({len(self)} neurons, coverage {self.coverage:.1%})"
+
+    def __str__(self) -> str:
+        return _table(self)
+
+
+def find_neurons(
+    loss_fn: Callable[..., Any],
+    params: PyTree,
+    *args: Any,
+    has_aux: bool = False,
+    strict: bool = False,
+    **kwargs: Any,
+) -> Neurons:
+    """Find every linear function of a network by tracing its loss.
+
+    Args:
+        loss_fn: `loss_fn(params, *args, **kwargs)` gives a scalar, or `(scalar, aux)` with `has_aux=True`.
+        params: the parameters to train, any tree of floating-point arrays.
+        *args, **kwargs: the loss's other arguments as in training: arrays, or `jax.ShapeDtypeStruct` in their place.
+        has_aux: as in `jax.value_and_grad`.
+        strict: raise if a parameter belongs to no neuron, instead of listing it.
+
+    Returns:
+        The neurons. Print them to see what is covered, and what is not and why.
+
+    Raises:
+        TypeError: a leaf of `params` is not of a floating-point type, or the loss is not a scalar.
+        ValueError: `strict=True`, and a parameter belongs to no neuron.
+
+    Source: section 3.1 of the paper, where the neurons are given; here they are found.
+
+    >>> import jax.numpy as jnp
+    >>> def loss_fn(params, x):
+    ...     return jnp.tanh(x @ params["weight"] + params["bias"]).sum()
+    >>> params = {"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    >>> [(neuron.kind, neuron.inputs, neuron.outputs) for neuron in find_neurons(loss_fn, params, jnp.ones((5, 3)))]
+    [('dense', 3, 2)]
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"`loss_fn` must be a function, got {type(loss_fn).__name__}.")
+    with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    paths = tuple(keystr(path) or "params" for path, _ in with_paths)
+    if not with_paths:
+        raise ValueError("`params` has no leaves: give the tree of arrays to train.")
+    for path, (_, leaf) in zip(paths, with_paths, strict=True):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"`params`{path} is {'of type ' + str(dtype) if dtype is not None else repr(leaf)}, and only "
+                "floating-point arrays can be trained: pass it to the loss as an argument of its own."
+            )
+    plan, _, _ = _plan(loss_fn, params, args, kwargs, has_aux)
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in with_paths)
+    neurons = Neurons(loss_fn, has_aux, treedef, paths, shapes, plan)
+    if strict and neurons.uncovered:
+        lines = "\n".join(f"  {path}: {reason}" for path, reason in neurons.uncovered)
+        raise ValueError(f"`strict=True`, and these parameters belong to no neuron:\n{lines}")
+    return neurons
+
+
+def _plan(
+    loss_fn: Callable[..., Any], params: PyTree, args: Any, kwargs: Any, has_aux: bool
+) -> tuple[_find.Plan, list[Any], Any]:
+    """The plan of the loss at these arguments, the traced inputs besides the parameters, and its result's structure."""
+    leaves, treedef = jax.tree.flatten(params)
+    rest, rest_tree = jax.tree.flatten((args, kwargs))
+    traced = [k for k, leaf in enumerate(rest) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+
+    def function(leaves: list[Any], inputs: list[Any]) -> Any:
+        full = list(rest)
+        for k, value in zip(traced, inputs, strict=True):
+            full[k] = value
+        arguments, keywords = jax.tree.unflatten(rest_tree, full)
+        return loss_fn(jax.tree.unflatten(treedef, leaves), *arguments, **keywords)
+
+    inputs = [rest[k] for k in traced]
+    program, result = trace(function, leaves, inputs)
+    _check_result(result, has_aux)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    return _find.plan(program, shapes), inputs, jax.tree.structure(result)
+
+
+def _signature(treedef: Any, plan: _find.Plan) -> tuple[Any, ...]:
+    """What must agree between the neurons that an optimizer was made for and those of a batch."""
+    sets = [found.features for found in plan.neurons]
+    sharing = tuple(k if features is None else sets.index(features) for k, features in enumerate(sets))
+    return (treedef, tuple(found.signature for found in plan.neurons), sharing)
+
+
+def _check_result(result: Any, has_aux: bool) -> None:
+    if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"`loss_fn` must return `(loss, aux)` with `has_aux=True`, got {type(result).__name__}.")
+    loss = result[0] if has_aux else result
+    shape, dtype = getattr(loss, "shape", None), getattr(loss, "dtype", None)
+    if shape != () or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = f"a {type(loss).__name__}" if dtype is None else f"{dtype}{list(shape or ())}"
+        hint = "" if has_aux else " If it returns more than the loss, pass `has_aux=True`."
+        raise TypeError(f"`loss_fn` must return a floating-point scalar, got {got}.{hint}")
+
+
+def _difference(expected: tuple[Any, ...], got: tuple[Any, ...], paths: tuple[str, ...]) -> str:
+    def describe(found: tuple[Any, ...]) -> str:
+        kind, leaves, groups, inputs, outputs, _ = found
+        return f"{' + '.join(paths[leaf] for leaf in leaves)} is {kind} {inputs} -> {outputs} in {groups} groups"
+
+    changed = [describe(found) for found in got if found not in expected]
+    missing = [describe(found) for found in expected if found not in got]
+    return "; ".join(changed + [f"and not, as before, {text}" for text in missing]) or "their order differs"
+
+
+_METRICS = {
+    "embedding": "counts",
+    "identity": "identity",
+    "general": "from its equations",
+}
+
+
+def _table(neurons: Neurons) -> str:
+    header = ("parameters", "kind", "in -> out", "groups", "samples", "metric")
+    rows = [header]
+    for neuron in neurons:
+        sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
+        sizes = "" if neuron.kind == "identity" else sizes
+        metric = _METRICS.get(neuron.kind, "Gram")
+        rows.append((neuron.name, neuron.kind, sizes, str(neuron.groups), str(neuron.samples), metric))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines.append(f"{len(neurons)} neurons cover {neurons.coverage:.1%} of the parameters.")
+    if neurons.uncovered:
+        lines.append("Not covered, trained with the identity metric:")
+        lines += [f"  {path}: {reason}" for path, reason in neurons.uncovered]
+    return "\n".join(lines)

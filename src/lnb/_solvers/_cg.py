@@ -1,0 +1,130 @@
+"""Preconditioned conjugate gradients on this batch's metric: Algorithm 2, lines 6 to 10.
+
+    r = g - A x,  z = P r,  p = z;   a = r.z / p.A p,  x += a p,  r -= a A p;   b = r'.z' / r.z,  p = z' + b p
+
+with A = M + ridge, x the previous direction, P from moving averages of the moments (section 3.5). Inner products are
+taken over (i, o), one for each group: the groups are systems of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from lnb._linear_maps import FeatureSet
+from lnb._moments import Moments, average, corrected, shrunk_variance, solve_diagonal
+from lnb._solvers._solver import AnyFeatureSet, check_count, check_range
+
+
+@dataclass(frozen=True)
+class CG:
+    """Conjugate gradients, started at the previous direction and preconditioned by the moments: the paper's solver.
+
+    Args:
+        steps: iterations, each one product with M; one more product starts them.
+        ridge: added to the diagonal of M for the weights, in units of the features squared.
+        shrinkage: how far the variances of P are drawn towards their mean, 0 to 1.
+        mean_decay: of the moving average of mu = E[x].
+        square_decay: of the moving average of chi = E[x * x].
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Source: Algorithm 2 and section 3.5 of the paper.
+
+    >>> CG(ridge=1.0).steps
+    2
+    """
+
+    steps: int = 2
+    ridge: float = 0.1
+    shrinkage: float = 0.1
+    mean_decay: float = 0.9
+    square_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        check_count(self, "steps")
+        check_range(self, 0, inf, "ridge")
+        check_range(self, 0, 1 + 1e-12, "shrinkage")
+        check_range(self, 0, 1, "mean_decay", "square_decay")
+
+    def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
+        """Moments of zero; a neuron kept as its equations has none, and P is the identity."""
+        if not isinstance(features, FeatureSet):
+            return ()
+        zeros = jnp.zeros((features.groups, features.inputs), dtype)
+        return Moments(zeros, zeros)
+
+    def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
+        """mu and chi with this batch's moments in them."""
+        del count
+        if not isinstance(features, FeatureSet):
+            return ()
+        mean, square = features.moments(arrays)
+        return Moments(
+            average(statistics.mean, mean, self.mean_decay), average(statistics.square, square, self.square_decay)
+        )
+
+    def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> Array:
+        """The previous direction [g, i(+1), o]: zero."""
+        return jnp.zeros(shape, dtype)
+
+    def solve(
+        self,
+        features: AnyFeatureSet,
+        arrays: Sequence[Array],
+        statistics: Any,
+        count: Array,
+        gradient: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """`steps` iterations from the previous direction."""
+        precondition = self._preconditioner(features, statistics, count)
+
+        def apply(vector: Array) -> Array:
+            return features.product(arrays, vector) + add_ridge(features, vector, self.ridge)
+
+        solution = memory
+        residual = gradient - apply(solution)
+        conditioned = precondition(residual)
+        conjugate = conditioned
+        slope = _inner(residual, conditioned)
+        for _ in range(self.steps):
+            image = apply(conjugate)
+            length = _divide(slope, _inner(conjugate, image))
+            solution = solution + length * conjugate
+            residual = residual - length * image
+            conditioned = precondition(residual)
+            previous, slope = slope, _inner(residual, conditioned)
+            conjugate = conditioned + _divide(slope, previous) * conjugate
+        return solution, solution
+
+    def _preconditioner(self, features: AnyFeatureSet, statistics: Any, count: Array) -> Any:
+        if not isinstance(features, FeatureSet):
+            return lambda vector: vector
+        mean = corrected(statistics.mean, self.mean_decay, count)
+        square = corrected(statistics.square, self.square_decay, count)
+        variance = shrunk_variance(mean, square, self.shrinkage)
+        return lambda vector: solve_diagonal(features, mean, variance, vector)
+
+
+def add_ridge(features: AnyFeatureSet, vector: Array, ridge: float) -> Array:
+    """ridge * v on the weights' rows of V [g, i(+1), o], zero on the bias's."""
+    if not features.has_bias:
+        return ridge * vector
+    return (ridge * vector).at[:, -1].set(0)
+
+
+def _inner(first: Array, second: Array) -> Array:
+    return (first * second).sum((1, 2), keepdims=True)  # [g, 1, 1]
+
+
+def _divide(numerator: Array, denominator: Array) -> Array:
+    """The quotient, or 0 where the denominator vanishes: the residual has, and nothing is left to do."""
+    vanished = denominator <= 0
+    return jnp.where(vanished, 0, numerator / jnp.where(vanished, 1, denominator))

@@ -1,0 +1,81 @@
+"""The preconditioner P of section 3.5 alone: the inverse of eq. (12) with the variances for the covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from lnb._linear_maps import FeatureSet
+from lnb._moments import Moments, average, corrected, shrunk_variance, solve_diagonal
+from lnb._solvers._solver import AnyFeatureSet, check_range
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """P alone: each feature is centered, where there is a bias, and divided by its variance.
+
+    Args:
+        ridge: added to the variances, in units of the features squared.
+        shrinkage: how far the variances are drawn towards their mean, 0 to 1.
+        mean_decay: of the moving average of mu = E[x].
+        square_decay: of the moving average of chi = E[x * x].
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Source: section 3.5 of the paper.
+
+    >>> Diagonal().shrinkage
+    0.1
+    """
+
+    ridge: float = 0.1
+    shrinkage: float = 0.1
+    mean_decay: float = 0.9
+    square_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, inf, "ridge")
+        check_range(self, 0, 1 + 1e-12, "shrinkage")
+        check_range(self, 0, 1, "mean_decay", "square_decay")
+
+    def init(self, features: AnyFeatureSet, dtype: Any) -> Moments:
+        """Moments of zero."""
+        zeros = jnp.zeros((features.groups, features.inputs), dtype)
+        return Moments(zeros, zeros)
+
+    def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
+        """mu and chi with this batch's moments in them."""
+        del count
+        assert isinstance(features, FeatureSet)
+        mean, square = features.moments(arrays)
+        return Moments(
+            average(statistics.mean, mean, self.mean_decay), average(statistics.square, square, self.square_decay)
+        )
+
+    def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
+        """Nothing."""
+        del shape, dtype
+        return ()
+
+    def solve(
+        self,
+        features: AnyFeatureSet,
+        arrays: Sequence[Array],
+        statistics: Any,
+        count: Array,
+        gradient: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """P g."""
+        del arrays
+        assert isinstance(features, FeatureSet)
+        mean = corrected(statistics.mean, self.mean_decay, count)
+        square = corrected(statistics.square, self.square_decay, count)
+        variance = shrunk_variance(mean, square, self.shrinkage)
+        return solve_diagonal(features, mean, variance, gradient, self.ridge), memory

@@ -1,0 +1,67 @@
+"""What every solver answers, and the checks of their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jax import Array
+
+from lnb._linear_maps import EquationFeatureSet, FeatureSet
+
+AnyFeatureSet = FeatureSet | EquationFeatureSet
+
+
+class Solver(Protocol):
+    """Solves (M + ridge) theta = g for a neuron, the ridge on the weights and not on the bias (section 3.4).
+
+    Statistics belong to a feature set and are shared by the neurons that read it; a memory belongs to one neuron.
+    """
+
+    @property
+    def ridge(self) -> float:
+        """Added to the diagonal of M."""
+        ...
+
+    def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
+        """The statistics before the first batch, a pytree of arrays."""
+        ...
+
+    def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
+        """The statistics with one more batch in them; `count` includes it."""
+        ...
+
+    def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> Any:
+        """What the solver remembers of a neuron from step to step, a pytree of arrays."""
+        ...
+
+    def solve(
+        self,
+        features: AnyFeatureSet,
+        arrays: Sequence[Array],
+        statistics: Any,
+        count: Array,
+        gradient: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """The direction theta for a gradient, both [g, i(+1), o], and the new memory."""
+        ...
+
+
+def check_range(solver: object, low: float, high: float, *names: str) -> None:
+    """Raise unless these settings lie in [low, high)."""
+    for name in names:
+        value = getattr(solver, name)
+        if isinstance(value, bool) or (isinstance(value, (int, float)) and not low <= value < high):
+            bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
+            raise ValueError(f"`{name}` of {type(solver).__name__} must be {bounds}, got {value!r}.")
+
+
+def check_count(solver: object, *names: str) -> None:
+    """Raise unless these settings are whole numbers of at least one."""
+    for name in names:
+        value = getattr(solver, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"`{name}` of {type(solver).__name__} must be a whole number of at least 1, got {value!r}."
+            )

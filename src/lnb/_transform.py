@@ -1,0 +1,240 @@
+"""The update of Algorithm 2 as Optax transformations: `scale_by_lnb` is its mathematics, `lnb` the whole chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from lnb._linear_maps import EquationFeatureSet, statistics_dtype
+from lnb._moments import average, corrected
+from lnb._neurons import Features, Neuron, Neurons, find_neurons
+from lnb._solvers import CG, Solver
+
+SolverChoice = Solver | Callable[[Neuron], Solver]
+
+
+class LNBState(NamedTuple):
+    """State of `scale_by_lnb`."""
+
+    count: Array  # steps taken
+    statistics: tuple[Any, ...]  # one entry for each feature set: the solver's averages
+    memory: tuple[Any, ...]  # one entry for each neuron: what its solver remembers
+
+
+class GuardedState(NamedTuple):
+    """State of a transformation that passes over batches that are not finite."""
+
+    inner: Any
+    skipped: Array  # batches passed over so far
+
+
+def scale_by_lnb(
+    neurons: Neurons, *, solver: SolverChoice = CG(), min_norm: float = 1e-2
+) -> optax.GradientTransformationExtraArgs:
+    """Precondition the gradient by every neuron's metric, and divide by the step's length in function space.
+
+        theta = M^-1 g,   z = theta . g,   update = theta / max(min_norm, sqrt(max(z, 0)))
+
+    (Algorithm 2, lines 6 to 14, without the learning rate; z is over all parameters together). Parameters without a
+    neuron have the identity metric.
+
+    Args:
+        neurons: from `lnb.find_neurons`.
+        solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver.
+        min_norm: lower bound on sqrt(z).
+
+    Returns:
+        A transformation whose `update(grads, state, params, features=features)` takes the features from
+        `neurons.value_and_grad`. A batch with a non-finite gradient or feature changes nothing but `state.skipped`.
+
+    Raises:
+        TypeError, ValueError: an argument is not what it should be; at the update, `features` are missing or are not
+            these neurons'.
+
+    Source: Algorithm 2 and section 3.4 of the paper.
+    """
+    return _guarded(_scale_by_lnb(neurons, solver, min_norm))
+
+
+def lnb(
+    neurons: Neurons,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    solver: SolverChoice = CG(),
+    gradient_decay: float = 0.9,
+    weight_decay: float = 1e-4,
+    min_norm: float = 1e-2,
+) -> optax.GradientTransformationExtraArgs:
+    """Online linear neuron boosting (Algorithm 2): train with each linear function's features whitened.
+
+    A chain: moving average of the gradient, `scale_by_lnb`, decoupled weight decay (eq. 4, biases too), learning rate.
+
+    Args:
+        neurons: from `lnb.find_neurons`.
+        learning_rate: sqrt(epsilon), the length of a step in function space, or a schedule of it.
+        solver: as in `scale_by_lnb`.
+        gradient_decay: of the moving average of the gradient, corrected for its start at zero; 0 for none.
+        weight_decay: rho of Algorithm 2; the parameters shrink by learning_rate * weight_decay a step.
+        min_norm: lower bound on sqrt(z).
+
+    Returns:
+        An optimizer: `init(params)`, then `update(grads, state, params, features=features)`.
+
+    Raises:
+        TypeError, ValueError: as in `scale_by_lnb`.
+
+    Source: Algorithm 2 of the paper.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> def loss_fn(params, x):
+    ...     return jnp.square(x @ params["weight"] + params["bias"] - 1).mean()
+    >>> params, x = {"weight": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}, jnp.eye(3)
+    >>> neurons = find_neurons(loss_fn, params, x)
+    >>> optimizer = lnb(neurons, learning_rate=0.5)
+    >>> loss, grads, features = neurons.value_and_grad(params, x)
+    >>> updates, state = optimizer.update(grads, optimizer.init(params), params, features=features)
+    >>> bool(loss_fn(optax.apply_updates(params, updates), x) < loss)
+    True
+    """
+    _check_number("learning_rate", learning_rate, 0, float("inf"))
+    _check_number("gradient_decay", gradient_decay, 0, 1)
+    _check_number("weight_decay", weight_decay, 0, float("inf"))
+    return _guarded(
+        optax.chain(
+            _average_gradient(gradient_decay),
+            _scale_by_lnb(neurons, solver, min_norm),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+class AverageState(NamedTuple):
+    """State of the gradient's moving average."""
+
+    count: Array  # steps taken
+    average: Any  # like the parameters, not yet corrected for its start at zero
+
+
+def _average_gradient(decay: float) -> optax.GradientTransformation:
+    """Algorithm 2, line 4: what `optax.ema` does, under strict type promotion too."""
+
+    def init(params: Any) -> AverageState:
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+        del params
+        count = state.count + 1
+        moved = jax.tree.map(lambda old, new: average(old, new, decay), state.average, updates)
+        return jax.tree.map(lambda x: corrected(x, decay, count), moved), AverageState(count, moved)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_by_lnb(
+    neurons: Neurons, solver: SolverChoice, min_norm: float
+) -> optax.GradientTransformationExtraArgs:
+    if not isinstance(neurons, Neurons):
+        raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
+    _check_number("min_norm", min_norm, 0, float("inf"))
+    solvers = [_solver_of(neuron, solver) for neuron in neurons]
+    # Neurons that read the same features share its statistics if they are solved alike.
+    owners = [
+        next(k for k in range(len(neurons)) if neurons.sharing[k] == first and solvers[k] == solvers[index])
+        for index, first in enumerate(neurons.sharing)
+    ]
+
+    def init(params: Any) -> LNBState:
+        del params
+        statistics, memory = [], []
+        for neuron, chosen, owner in zip(neurons, solvers, owners, strict=True):
+            solved = neuron.features is not None
+            owned = solved and owner == neuron.index
+            statistics.append(chosen.init(neuron.features, neuron.dtype) if owned else ())
+            memory.append(chosen.init_memory(neuron.shape, neuron.dtype) if solved else ())
+        return LNBState(jnp.zeros((), jnp.int32), tuple(statistics), tuple(memory))
+
+    def update(
+        updates: Any, state: LNBState, params: Any = None, *, features: Features | None = None, **extra: Any
+    ) -> tuple[Any, LNBState]:
+        del params, extra
+        neurons.check_features(features)
+        assert features is not None
+        leaves, treedef = jax.tree.flatten(updates)
+        count = state.count + 1
+        statistics = list(state.statistics)
+        memory = list(state.memory)
+        directions: list[Array | None] = [None] * len(leaves)
+        for neuron, chosen, owner in zip(neurons, solvers, owners, strict=True):
+            feature_set = features.sets[neuron.index]
+            direction = neuron.pack_leaves(leaves)
+            if feature_set is not None:
+                if owner == neuron.index:
+                    statistics[owner] = chosen.update(feature_set, features.arrays, statistics[owner], count)
+                direction, memory[neuron.index] = chosen.solve(
+                    feature_set, features.arrays, statistics[owner], count, direction, memory[neuron.index]
+                )
+            for leaf, part in neuron.unpack_leaves(direction).items():
+                directions[leaf] = part if directions[leaf] is None else directions[leaf] + part
+        filled = neurons.fill_uncovered(directions, leaves)
+        squared = sum(jnp.vdot(d, g.astype(d.dtype)) for d, g in zip(filled, leaves, strict=True))
+        length = jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
+        filled = [direction / length.astype(direction.dtype) for direction in filled]
+        return jax.tree.unflatten(treedef, filled), LNBState(count, tuple(statistics), tuple(memory))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _guarded(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    """Compute `inner` in the type of statistics, and pass over batches that are not finite."""
+
+    def init(params: Any) -> GuardedState:
+        return GuardedState(inner.init(_as_statistics(params)), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: GuardedState, params: Any = None, **extra: Any) -> tuple[Any, GuardedState]:
+        gradients, values = _as_statistics(updates), _as_statistics(params)
+        stepped, moved = inner.update(gradients, state.inner, values, **extra)
+        finite = _all_finite((updates, stepped, moved))
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state.inner)
+        stepped = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), stepped, updates)
+        return stepped, GuardedState(kept, state.skipped + jnp.where(finite, 0, 1))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _as_statistics(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)
+
+
+def _all_finite(tree: Any) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
+    if hasattr(choice, "solve"):
+        solver: Any = choice
+    elif callable(choice):
+        solver = choice(neuron)
+    else:
+        solver = choice
+    if not hasattr(solver, "solve"):
+        raise TypeError(
+            "`solver` must be a solver such as `lnb.CG()`, or a function that gives one for a neuron, "
+            f"got {type(solver).__name__}{'' if solver is choice else ' for ' + neuron.name}."
+        )
+    # A neuron kept as its equations has no matrix to factor: it is solved by products with M.
+    if isinstance(neuron.features, EquationFeatureSet) and not isinstance(solver, CG):
+        return CG(ridge=solver.ridge)
+    return solver
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, (int, float)) and not low <= value < high:
+        bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
+        raise ValueError(f"`{name}` must be {bounds}, got {value!r}.")
