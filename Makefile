@@ -1,0 +1,50 @@
+# Everything runs from virtual environments that these targets make themselves.
+
+PYTHON ?= python3
+OLDEST_JAX ?= 0.8.0
+WORKERS ?= 2
+
+# Real data lies beside a checkout on machines without internet.
+ifneq ($(wildcard ../shared/data),)
+export LNB_DATA_DIR ?= ../shared/data
+endif
+
+.PHONY: demo test check format test-matrix clean
+
+demo: .venv/installed
+	.venv/bin/lnb compare matrix-factorization
+	.venv/bin/lnb compare digits-inverted
+
+test: .venv/installed
+	.venv/bin/pytest -n $(WORKERS)
+
+check: .venv/installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+
+format: .venv/installed
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+test-matrix: .venv-oldest/installed .venv-newest/installed
+	.venv-oldest/bin/pytest -n $(WORKERS)
+	.venv-newest/bin/pytest -n $(WORKERS)
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+.venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -e '.[dev]' 'jax==$(OLDEST_JAX)'
+	touch $@
+
+.venv-newest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .ruff_cache .hypothesis build dist

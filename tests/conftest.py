@@ -1,0 +1,27 @@
+"""What every test runs under: strict dtype promotion, seeded hypothesis, float64 on request."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Compilation makes a first example slow, so there is no deadline; a failure must come back on
+# every run, so examples are derived from the test itself.
+hypothesis.settings.register_profile("lnb", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("lnb")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Run one test with 64-bit numbers, and leave the next one with JAX's default."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
