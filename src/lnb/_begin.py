@@ -49,9 +49,7 @@ def _dot_general(search: Search, equation: Equation, position: int, parameter: P
     contracting, batch = equation.parameters["dimension_numbers"]
     other = equation.inputs[1 - position]
     shapes = (search.shape(equation.inputs[0]), search.shape(equation.inputs[1]))
-    free = [
-        tuple(a for a in range(len(shapes[k])) if a not in contracting[k] and a not in batch[k]) for k in range(2)
-    ]
+    free = [tuple(a for a in range(len(shapes[k])) if a not in contracting[k] and a not in batch[k]) for k in range(2)]
     order = tuple(batch[position]) + tuple(contracting[position]) + free[position]
     weight_shape = shapes[position]
     groups = prod(weight_shape[a] for a in batch[position])
@@ -59,9 +57,12 @@ def _dot_general(search: Search, equation: Equation, position: int, parameter: P
     outputs = prod(weight_shape[a] for a in free[position])
 
     features = DenseFeatures(
-        other, tuple(batch[1 - position]), free[1 - position], tuple(contracting[1 - position]), parameter.factor
+        tuple(batch[1 - position]),
+        free[1 - position],
+        tuple(contracting[1 - position]),
+        parameter.factor,
     )
-    term = _term("dense", parameter, features, order, (groups, inputs, outputs))
+    term = _term("dense", parameter, features, other, order, (groups, inputs, outputs))
     # The axes of the product: the batch axes, then the free axes of the left operand, then those of the right.
     shape = search.shape(equation.outputs[0])
     count = len(batch[0])
@@ -83,7 +84,7 @@ def _dot_general(search: Search, equation: Equation, position: int, parameter: P
 
 
 def _term(
-    kind: str, parameter: Parameter, features: Any, order: Sequence[int], sizes: tuple[int, int, int]
+    kind: str, parameter: Parameter, features: Any, source: Value, order: Sequence[int], sizes: tuple[int, int, int]
 ) -> Term:
     """A weight whose axes in `order` are (groups, inputs, outputs), of these sizes."""
     layout, labels_of = parameter.layout, parameter.labels_of
@@ -93,7 +94,10 @@ def _term(
     def pack(leaves: Mapping[int, Any]) -> Any:
         return layout(leaves).transpose(order).reshape(sizes)  # [g, i, o]
 
-    return Term(kind, parameter, pack, lambda: labels_of().transpose(order).reshape(sizes), features, sizes[1])
+    def labels() -> Labels:
+        return labels_of().transpose(order).reshape(sizes)
+
+    return Term(kind, parameter, pack, labels, features, source, sizes[1])
 
 
 def _convolution(search: Search, equation: Equation, position: int, parameter: Parameter) -> Output | None:
@@ -107,7 +111,6 @@ def _convolution(search: Search, equation: Equation, position: int, parameter: P
     channels, space = kernel[1], tuple(kernel[2:])
     inputs, outputs = channels * prod(space), kernel[0] // groups
     features = ConvolutionFeatures(
-        source=equation.inputs[0],
         strides=tuple(p["window_strides"]),
         padding=tuple(tuple(pair) for pair in p["padding"]),
         input_dilation=tuple(p["lhs_dilation"]),
@@ -132,6 +135,7 @@ def _convolution(search: Search, equation: Equation, position: int, parameter: P
         lambda leaves: canonical(layout(leaves)),
         lambda: canonical(labels_of()),
         features,
+        equation.inputs[0],
         inputs,
     )
     shape = search.shape(equation.outputs[0])
@@ -171,8 +175,8 @@ def _gather(search: Search, equation: Equation, position: int, parameter: Parame
     outputs = prod(shape[a] for a in columns)
     clip = equation.parameters["mode"] is GatherScatterMode.CLIP
     order = (row, *(a for a in range(len(table)) if a != row))
-    features = EmbeddingFeatures(equation.inputs[1], table[row], clip)
-    term = _term("embedding", parameter, features, order, (1, table[row], outputs))
+    features = EmbeddingFeatures(table[row], clip)
+    term = _term("embedding", parameter, features, equation.inputs[1], order, (1, table[row], outputs))
     return _output(
         search,
         equation,
@@ -245,7 +249,7 @@ def _element_term(
     kind: str, search: Search, parameter: Parameter, order: Labels, sizes: tuple[int, int, int]
 ) -> Term:
     pack = take(parameter.leaves[0], order.ravel() - search.offsets[parameter.leaves[0]], sizes)
-    return Term(kind, parameter, pack, lambda: order.reshape(sizes), None, sizes[1])
+    return Term(kind, parameter, pack, lambda: order.reshape(sizes), None, None, sizes[1])
 
 
 def take(leaf: int, elements: Labels, sizes: tuple[int, int, int]) -> Callable[[Mapping[int, Any]], Any]:
@@ -285,7 +289,9 @@ def identity(search: Search, parameter: Parameter, shape: tuple[int, ...]) -> Ou
 
 
 def concatenate(
-    equation: Equation, parameters: Sequence[Parameter], shape_of: Callable[[Value], tuple[int, ...]]
+    equation: Equation,
+    parameters: Sequence[Parameter],
+    shape_of: Callable[[Value], tuple[int, ...]],
 ) -> Parameter:
     """Several parameters side by side: one layout of all their leaves."""
     leaves = tuple(dict.fromkeys(leaf for p in parameters for leaf in p.leaves))
@@ -308,5 +314,12 @@ def concatenate(
     disjoint = len(leaves) == sum(len(p.leaves) for p in parameters)
     distinct = disjoint and all(p.distinct for p in parameters)
     return Parameter(
-        leaves, function, layout, labels_of, shape, distinct, all(p.whole for p in parameters), factors.pop()
+        leaves,
+        function,
+        layout,
+        labels_of,
+        shape,
+        distinct,
+        all(p.whole for p in parameters),
+        factors.pop(),
     )

@@ -82,42 +82,58 @@ class Program:
             if region is None:
                 results = equation.bind(arguments)
             else:
-                results, inner[position] = region.evaluate(equation, arguments)
+                results, inner[position] = region(equation, arguments)
             environment.update(zip(equation.outputs, results, strict=True))
-        recorded = [
-            environment[where] if region is None else inner[region][where] for region, where in recorder.entries
-        ]
+        recorded: list[Any] = []
+        for entry in recorder.entries:
+            if isinstance(entry, Derived):
+                # Statistics are taken of what the pass computed; nothing is differentiated through them.
+                features = [jax.lax.stop_gradient(recorded[source]) for source in entry.sources]
+                recorded.append(entry.function(features))
+            elif isinstance(entry, Inner):
+                recorded.append(inner[entry.position][entry.index])
+            else:
+                recorded.append(environment[entry])
         return [environment[value] for value in self.outputs], recorded
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What the region at an equation records at an index."""
+
+    position: int
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """An array computed from recorded ones."""
+
+    function: Callable[[Sequence[Any]], Any]
+    sources: tuple[int, ...]
+
+
+RegionRule = Callable[[Equation, Sequence[Any]], tuple[list[Any], list[Any]]]
+"""Evaluates an equation that holds programs: its outputs, and what its programs record."""
 
 
 @dataclass
 class Recorder:
-    """What an evaluation of a program hands out beside its outputs.
+    """What an evaluation of a program hands out beside its outputs, and the rules for regions that record too."""
 
-    An entry is `(None, value)`, or `(position, index)`: what the region at that equation records at that index.
-    """
+    entries: list[Value | Inner | Derived] = field(default_factory=list)
+    regions: dict[int, RegionRule] = field(default_factory=dict)
 
-    entries: list[tuple[int | None, int]] = field(default_factory=list)
-    regions: dict[int, Region] = field(default_factory=dict)
+    def index(self, entry: Value | Inner) -> int:
+        """The place of this entry among what is recorded; it is added when it is new."""
+        if entry not in self.entries:
+            self.entries.append(entry)
+        return self.entries.index(entry)
 
-    def index(self, region: int | None, where: int) -> int:
-        """The position in the recorded list of this entry, which is added when it is new."""
-        if (region, where) not in self.entries:
-            self.entries.append((region, where))
-        return self.entries.index((region, where))
-
-
-@dataclass(eq=False)
-class Region:
-    """An equation that holds programs of its own, evaluated so that they record too."""
-
-    bodies: tuple[Program, ...]
-    recorders: tuple[Recorder, ...]
-    run: Callable[[Region, Equation, list[Any]], tuple[list[Any], list[Any]]]
-
-    def evaluate(self, equation: Equation, inputs: list[Any]) -> tuple[list[Any], list[Any]]:
-        """The equation's outputs, and what its bodies recorded."""
-        return self.run(self, equation, inputs)
+    def derive(self, function: Callable[[Sequence[Any]], Any], sources: tuple[int, ...]) -> int:
+        """The place of a new array, computed from those recorded at `sources`."""
+        self.entries.append(Derived(function, sources))
+        return len(self.entries) - 1
 
 
 def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
@@ -150,11 +166,6 @@ def jaxprs_of(equation: Equation) -> list[Any]:
             elif isinstance(item, jex.Jaxpr) and not item.constvars:
                 found.append(jex.ClosedJaxpr(item, ()))
     return found
-
-
-def has_custom_derivative(equation: Equation) -> bool:
-    """Whether the equation is a call whose derivative its author wrote."""
-    return equation.primitive in (primitives.custom_jvp_call_p, primitives.custom_vjp_call_p)
 
 
 class _Builder:
@@ -200,7 +211,11 @@ class _Builder:
 
     def _apply(self, eqn: Any, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
         effects = bool(eqn.effects)
-        key = (eqn.primitive, tuple((k, self._hashable(v)) for k, v in sorted(eqn.params.items())), inputs)
+        key = (
+            eqn.primitive,
+            tuple((k, self._hashable(v)) for k, v in sorted(eqn.params.items())),
+            inputs,
+        )
         if effects or key not in self._numbers:
             outputs = tuple(self.new_value(variable.aval) for variable in eqn.outvars)
             self.equations.append(Equation(eqn.primitive, eqn.params, inputs, outputs, effects, eqn.ctx))
@@ -270,7 +285,12 @@ def is_linear_in(equation: Equation, avals: Sequence[Any], positions: Sequence[i
     key = None
     try:
         signature = tuple((s.shape, s.dtype) for s in shapes)
-        key = (equation.primitive, tuple(sorted(equation.parameters.items())), signature, tuple(positions))
+        key = (
+            equation.primitive,
+            tuple(sorted(equation.parameters.items())),
+            signature,
+            tuple(positions),
+        )
         if key in _linearity:
             return _linearity[key]
     except TypeError:
@@ -296,7 +316,10 @@ def _derivative_is_constant(equation: Equation, shapes: Sequence[Any], positions
 
     try:
         closed = jax.make_jaxpr(derivative)(list(shapes), [shapes[p] for p in positions])
-    except (TypeError, NotImplementedError):  # no derivative in this mode, so nothing is known to be linear
+    except (
+        TypeError,
+        NotImplementedError,
+    ):  # no derivative in this mode, so nothing is known to be linear
         return False
     if not closed.jaxpr.outvars:
         return False

@@ -35,21 +35,21 @@ def contract(subscripts: str, *operands: Array) -> Array:
 
 
 class FeatureMap(Protocol):
-    """X of one weight, read from recorded arrays."""
+    """X of one weight, read from an array that the forward pass recorded."""
 
-    def matrix(self, arrays: Arrays) -> Array:
+    def matrix(self, recorded: Array) -> Array:
         """X [g, n, i]."""
         ...
 
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+    def moments(self, recorded: Array) -> tuple[Array, Array]:
         """Mean over the samples of the features and of their squares, each [g, i]."""
         ...
 
-    def forward(self, arrays: Arrays, weight: Array) -> Array:
+    def forward(self, recorded: Array, weight: Array) -> Array:
         """X W [g, n, o] for W [g, i, o]."""
         ...
 
-    def backward(self, arrays: Arrays, output: Array) -> Array:
+    def backward(self, recorded: Array, output: Array) -> Array:
         """X^T Y [g, i, o] for Y [g, n, o]."""
         ...
 
@@ -61,28 +61,26 @@ class DenseFeatures:
     A normalisation's scale is one too, with i = 1: no axis is contracted.
     """
 
-    source: int
     group_axes: tuple[int, ...]
     sample_axes: tuple[int, ...]
     input_axes: tuple[int, ...]
     factor: float = 1.0
 
-    def matrix(self, arrays: Arrays) -> Array:
-        x = arrays[self.source]
-        x = x.astype(statistics_dtype(x.dtype))
+    def matrix(self, recorded: Array) -> Array:
+        x = recorded.astype(statistics_dtype(recorded.dtype))
         sizes = [prod(x.shape[a] for a in axes) for axes in (self.group_axes, self.sample_axes, self.input_axes)]
         x = x.transpose(self.group_axes + self.sample_axes + self.input_axes).reshape(sizes)  # [g, n, i]
         return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
 
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        x = self.matrix(arrays)
+    def moments(self, recorded: Array) -> tuple[Array, Array]:
+        x = self.matrix(recorded)
         return x.mean(1), jnp.square(x).mean(1)  # [g, i]
 
-    def forward(self, arrays: Arrays, weight: Array) -> Array:
-        return contract("gni,gio->gno", self.matrix(arrays), weight)
+    def forward(self, recorded: Array, weight: Array) -> Array:
+        return contract("gni,gio->gno", self.matrix(recorded), weight)
 
-    def backward(self, arrays: Arrays, output: Array) -> Array:
-        return contract("gni,gno->gio", self.matrix(arrays), output)
+    def backward(self, recorded: Array, output: Array) -> Array:
+        return contract("gni,gno->gio", self.matrix(recorded), output)
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,6 @@ class ConvolutionFeatures:
     number of input channels of a group.
     """
 
-    source: int
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     input_dilation: tuple[int, ...]
@@ -104,13 +101,12 @@ class ConvolutionFeatures:
     channels: int
     factor: float = 1.0
 
-    def _input(self, arrays: Arrays) -> Array:
-        x = arrays[self.source]
-        x = x.astype(statistics_dtype(x.dtype)).transpose(self.input_layout)  # [batch, channel, *space]
+    def _input(self, recorded: Array) -> Array:
+        x = recorded.astype(statistics_dtype(recorded.dtype)).transpose(self.input_layout)  # [batch, channel, *space]
         return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
 
-    def matrix(self, arrays: Arrays) -> Array:
-        x = self._input(arrays)
+    def matrix(self, recorded: Array) -> Array:
+        x = self._input(recorded)
         patches = lax.conv_general_dilated_patches(
             x,
             self.kernel_size,
@@ -124,9 +120,9 @@ class ConvolutionFeatures:
         patches = patches.reshape(batch, self.groups, -1, space)  # [batch, g, i, pixel]
         return patches.transpose(1, 0, 3, 2).reshape(self.groups, batch * space, -1)  # [g, n, i]
 
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+    def moments(self, recorded: Array) -> tuple[Array, Array]:
         # Per channel over all input pixels and shared over the kernel's positions: footnote 4 of the paper.
-        x = self._input(arrays)
+        x = self._input(recorded)
         axes = (0, *range(2, x.ndim))
         positions = prod(self.kernel_size)
         mean, square = (jnp.repeat(m, positions).reshape(self.groups, -1) for m in (x.mean(axes), (x * x).mean(axes)))
@@ -147,17 +143,17 @@ class ConvolutionFeatures:
             precision=lax.Precision.HIGHEST,
         )  # [batch, g * o, *space]
 
-    def forward(self, arrays: Arrays, weight: Array) -> Array:
-        y = self._convolve(self._input(arrays), weight)
+    def forward(self, recorded: Array, weight: Array) -> Array:
+        y = self._convolve(self._input(recorded), weight)
         groups, _, outputs = weight.shape
         y = y.reshape(y.shape[0], groups, outputs, -1)  # [batch, g, o, pixel]
         return y.transpose(1, 0, 3, 2).reshape(groups, -1, outputs)  # [g, n, o]
 
-    def backward(self, arrays: Arrays, output: Array) -> Array:
+    def backward(self, recorded: Array, output: Array) -> Array:
         groups, _, outputs = output.shape
         shape = (groups, self.channels * prod(self.kernel_size), outputs)
         weight = jax.ShapeDtypeStruct(shape, output.dtype)
-        return jax.linear_transpose(lambda w: self.forward(arrays, w), weight)(output)[0]
+        return jax.linear_transpose(lambda w: self.forward(recorded, w), weight)(output)[0]
 
 
 @dataclass(frozen=True)
@@ -167,44 +163,123 @@ class EmbeddingFeatures:
     An index outside the table reads no row (`clip=False`) or the nearest (`clip=True`), as in the lookup itself.
     """
 
-    source: int
     rows: int
     clip: bool
 
-    def _indices(self, arrays: Arrays) -> tuple[Array, Array]:
-        indices = arrays[self.source].reshape(-1)
+    def _indices(self, recorded: Array) -> tuple[Array, Array]:
+        indices = recorded.reshape(-1)
         if self.clip:
             indices = jnp.clip(indices, 0, self.rows - 1)
         inside = (indices >= 0) & (indices < self.rows)
         return jnp.where(inside, indices, 0), inside  # [n]
 
-    def matrix(self, arrays: Arrays) -> Array:
-        indices, inside = self._indices(arrays)
+    def matrix(self, recorded: Array) -> Array:
+        indices, inside = self._indices(recorded)
         return jax.nn.one_hot(jnp.where(inside, indices, -1), self.rows)[None]  # [1, n, i]
 
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        indices, inside = self._indices(arrays)
+    def moments(self, recorded: Array) -> tuple[Array, Array]:
+        indices, inside = self._indices(recorded)
         counts = jnp.zeros(self.rows).at[indices].add(inside.astype(jnp.zeros(()).dtype))
         frequency = (counts / indices.size)[None]  # [1, i]
         return frequency, frequency
 
-    def forward(self, arrays: Arrays, weight: Array) -> Array:
-        indices, inside = self._indices(arrays)
+    def forward(self, recorded: Array, weight: Array) -> Array:
+        indices, inside = self._indices(recorded)
         return jnp.where(inside[:, None], weight[0][indices], jnp.zeros((), weight.dtype))[None]  # [1, n, o]
 
-    def backward(self, arrays: Arrays, output: Array) -> Array:
-        indices, inside = self._indices(arrays)
+    def backward(self, recorded: Array, output: Array) -> Array:
+        indices, inside = self._indices(recorded)
         rows = jnp.where(inside[:, None], output[0], jnp.zeros((), output.dtype))
         return jnp.zeros((self.rows, output.shape[2]), output.dtype).at[indices].add(rows)[None]  # [1, i, o]
 
 
 @dataclass(frozen=True)
+class LoopFeatures:
+    """Features recorded at every step of a loop, with the steps as the recorded array's first axis.
+
+    Where each step has a weight of its own (`stacked`, layers run by a scan), the steps are groups; where all steps
+    use one weight (time), they are samples.
+    """
+
+    inner: Any
+    stacked: bool
+
+    def matrix(self, recorded: Array) -> Array:
+        """X [g, n, i]."""
+        return self._merge(jax.vmap(self.inner.matrix)(recorded))
+
+    def moments(self, recorded: Array) -> tuple[Array, Array]:
+        """Mean over the samples of the features and of their squares, each [g, i]."""
+        mean, square = jax.vmap(self.inner.moments)(recorded)  # [step, g, i]
+        if self.stacked:
+            return mean.reshape(-1, mean.shape[2]), square.reshape(-1, mean.shape[2])
+        return mean.mean(0), square.mean(0)
+
+    def forward(self, recorded: Array, weight: Array) -> Array:
+        """X W [g, n, o] for W [g, i, o]."""
+        if self.stacked:
+            return self._merge(jax.vmap(self.inner.forward)(recorded, self._split(recorded, weight)))
+        return self._merge(jax.vmap(self.inner.forward, in_axes=(0, None))(recorded, weight))
+
+    def backward(self, recorded: Array, output: Array) -> Array:
+        """X^T Y [g, i, o] for Y [g, n, o]."""
+        result = jax.vmap(self.inner.backward)(recorded, self._split(recorded, output))  # [step, g, i, o]
+        return result.reshape(-1, *result.shape[2:]) if self.stacked else result.sum(0)
+
+    def _merge(self, value: Array) -> Array:
+        """[step, g, n, k] as [g, n, k]."""
+        steps, groups, samples, last = value.shape
+        if self.stacked:
+            return value.reshape(steps * groups, samples, last)
+        return value.transpose(1, 0, 2, 3).reshape(groups, steps * samples, last)
+
+    def _split(self, recorded: Array, value: Array) -> Array:
+        """[g, n, k] as [step, g, n, k]; for a stacked weight, i stands in n's place."""
+        steps = recorded.shape[0]
+        if self.stacked:
+            return value.reshape(steps, -1, *value.shape[1:])
+        return value.reshape(value.shape[0], steps, -1, value.shape[2]).transpose(1, 0, 2, 3)
+
+
+@dataclass(frozen=True)
 class Reading:
-    """One use of a neuron: the maps of its weights joined along i (`sizes` features each), for `samples` samples (n)."""
+    """One use of a neuron: the maps of its weights joined along i.
+
+    Fields:
+        maps: one for each weight.
+        sources: the place in `Features.arrays` of what each map reads.
+        sizes: the number of features of each map.
+        samples: n.
+    """
 
     maps: tuple[FeatureMap, ...]
+    sources: tuple[int, ...]
     sizes: tuple[int, ...]
     samples: int
+
+    def matrix(self, arrays: Arrays) -> Array:
+        """X [g, n, i]."""
+        parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        return jnp.concatenate(parts, axis=2)
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        """mu and chi, each [g, i]."""
+        parts = [m.moments(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        return mean, square
+
+    def product(self, arrays: Arrays, vector: Array, has_bias: bool) -> Array:
+        """J^T J v / n for V [g, i(+1), o]."""
+        ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
+        pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
+        recorded = [arrays[source] for source in self.sources]
+        output = sum(m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True))  # [g, n, o]
+        if has_bias:
+            output = output + pieces[-1]
+        rows = [m.backward(x, output) for m, x in zip(self.maps, recorded, strict=True)]
+        if has_bias:
+            rows.append(output.sum(1, keepdims=True))
+        return jnp.concatenate(rows, axis=1) / output.shape[1]
 
 
 @dataclass(frozen=True)
@@ -227,9 +302,7 @@ class FeatureSet:
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
         """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
-        parts = [[m.moments(arrays) for m in reading.maps] for reading in self.readings]
-        means = [jnp.concatenate([mean for mean, _ in part], axis=1) for part in parts]
-        squares = [jnp.concatenate([square for _, square in part], axis=1) for part in parts]
+        means, squares = zip(*(reading.moments(arrays) for reading in self.readings), strict=True)
         return self._average(means), self._average(squares)
 
     def gram(self, arrays: Arrays) -> Array:
@@ -238,29 +311,15 @@ class FeatureSet:
             return self.moments(arrays)[1]
         grams = []
         for reading in self.readings:
-            x = self._matrix(reading, arrays)
+            x = reading.matrix(arrays)
             grams.append(contract("gni,gnj->gij", x, x) / x.shape[1])
         return self._average(grams)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""
-        return self._average([self._product(reading, arrays, vector) for reading in self.readings])
+        return self._average([reading.product(arrays, vector, self.has_bias) for reading in self.readings])
 
-    def _product(self, reading: Reading, arrays: Arrays, vector: Array) -> Array:
-        ends = [sum(reading.sizes[: k + 1]) for k in range(len(reading.sizes))]
-        pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
-        output = sum(m.forward(arrays, piece) for m, piece in zip(reading.maps, pieces[:-1], strict=True))  # [g, n, o]
-        if self.has_bias:
-            output = output + pieces[-1]
-        rows = [m.backward(arrays, output) for m in reading.maps]
-        if self.has_bias:
-            rows.append(output.sum(1, keepdims=True))
-        return jnp.concatenate(rows, axis=1) / output.shape[1]
-
-    def _matrix(self, reading: Reading, arrays: Arrays) -> Array:
-        return jnp.concatenate([m.matrix(arrays) for m in reading.maps], axis=2)  # [g, n, i]
-
-    def _average(self, values: list[Array]) -> Array:
+    def _average(self, values: Sequence[Array]) -> Array:
         if len(values) == 1:
             return values[0]
         total = self.samples

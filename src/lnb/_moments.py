@@ -51,9 +51,7 @@ def solve_whitened(inverse: Callable[[Array], Array], mean: Array, has_bias: boo
     return jnp.concatenate([weight, bias - contract("gi,gio->go", mean, weight)[:, None]], axis=1)
 
 
-def solve_diagonal(
-    features: FeatureSet, mean: Array, variance: Array, vector: Array, ridge: float = 0.0
-) -> Array:
+def solve_diagonal(features: FeatureSet, mean: Array, variance: Array, vector: Array, ridge: float = 0.0) -> Array:
     """P v with the variances [g, i] for the covariance; a feature that never varies is left as it is."""
     scale = variance + ridge if features.has_bias else variance + jnp.square(mean) + ridge
     scale = jnp.where(scale > 0, scale, 1)[:, :, None]

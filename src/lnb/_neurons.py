@@ -212,8 +212,7 @@ class Neurons(Sequence[Neuron]):
             return value, (aux, recorded)
 
         (value, (aux, recorded)), gradients = jax.value_and_grad(evaluate, has_aux=True)(leaves)
-        arrays = plan.arrays([jax.lax.stop_gradient(array) for array in recorded])
-        features = Features(arrays, tuple(found.features for found in plan.neurons), signature)
+        features = Features(tuple(recorded), tuple(found.features for found in plan.neurons), signature)
         value = jax.tree.unflatten(result_tree, [value, *aux])
         return value, jax.tree.unflatten(self._treedef, gradients), features
 

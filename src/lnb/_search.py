@@ -17,9 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
 
-from lnb import _begin
+from lnb import _begin, _regions
 from lnb._jaxpr import Equation, Program, Recorder, Value, is_linear_in, jaxprs_of
-from lnb._tracked import Bias, Labels, Nonlinear, Output, Parameter, core, is_layout, lay_out, relabel, varying_axes
+from lnb._tracked import (
+    Bias,
+    Labels,
+    Nonlinear,
+    Output,
+    Parameter,
+    core,
+    is_layout,
+    lay_out,
+    relabel,
+    varying_axes,
+)
+from lnb._uses import Use, finish
 
 State = Parameter | Nonlinear | Output | None
 
@@ -46,15 +58,19 @@ class Notes:
 
 
 class Search:
-    """The pass itself; `run` fills `neurons` (each `Output` as it ended), `recorder` and `notes`."""
+    """The pass itself; `run` fills `uses`, `recorder` and `notes`."""
 
-    def __init__(self, program: Program, notes: Notes, sizes: Mapping[int, int]) -> None:
+    def __init__(self, program: Program, shapes: Mapping[int, jax.ShapeDtypeStruct]) -> None:
         self.program = program
-        self.notes = notes
-        self.sizes = sizes
-        self.offsets = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1].tolist(), strict=True))
-        self.neurons: list[Output] = []
+        self.notes = Notes()
+        self.shapes = shapes
+        self.sizes = {leaf: prod(shape.shape) for leaf, shape in shapes.items()}
+        ends = np.cumsum([0, *self.sizes.values()]).tolist()
+        self.offsets = dict(zip(self.sizes, ends, strict=False))
+        self.uses: list[Use] = []
         self.recorder = Recorder()
+        self.position = 0
+        self._ended: list[Output] = []
         self._states: dict[Value, State] = {}
         self._data: set[Value] = set()
         self._ancestors: dict[Value, int] = {}
@@ -69,17 +85,22 @@ class Search:
         for value, state in states.items():
             if isinstance(state, Parameter):
                 self._ancestors[value] = sum(1 << leaf for leaf in state.leaves)
-        for equation in self.program.equations:
+        for self.position, equation in enumerate(self.program.equations):
             self._visit(equation)
         for value in self.program.outputs:
             state = self._states.get(value)
             if isinstance(state, Parameter):
                 self.notes.add(state.leaves, "reaches the loss without meeting any data")
             self._end(value)
+        self.uses[:0] = [finish(output, self.recorder, self.shapes) for output in self._ended]
 
-    def leaf(self, leaf: int, shape: tuple[int, ...]) -> Parameter:
+    def inner(self, program: Program, shapes: Mapping[int, jax.ShapeDtypeStruct]) -> Search:
+        """The search of a program inside of this one."""
+        return Search(program, shapes)
+
+    def leaf(self, leaf: int) -> Parameter:
         """A parameter leaf as it comes in."""
-        start = self.offsets[leaf]
+        start, shape = self.offsets[leaf], tuple(self.shapes[leaf].shape)
 
         def read(leaves: Mapping[int, Any]) -> Any:
             return leaves[leaf]
@@ -98,7 +119,7 @@ class Search:
         self._states[value] = state
 
     def _close(self, output: Output) -> None:
-        self.neurons.append(output.ended())
+        self._ended.append(output.ended())
 
     def _end(self, value: Value) -> None:
         """A neuron's output meets something that the neuron does not take in: from here on it is an activation."""
@@ -147,12 +168,29 @@ class Search:
             self._data.update(equation.outputs)
         if not any(states):
             return
+        if jaxprs_of(equation):
+            self._enter(equation, states)
+            return
         result = self._transfer(equation, states)
         if not isinstance(result, (Parameter, Output)):
             for value in equation.inputs:
                 self._end(value)
         for value in equation.outputs:
             self._set(value, result)
+
+    def _enter(self, equation: Equation, states: list[State]) -> None:
+        for value in equation.inputs:
+            self._end(value)
+        states = [self._state(value) for value in equation.inputs]
+        if not any(states):
+            return
+        results = _regions.enter(self, equation, states)
+        if results is None:
+            leaves = [leaf for s in states if isinstance(s, (Parameter, Nonlinear)) for leaf in s.leaves]
+            self.notes.add(leaves, f"used inside a `{equation.name}`, whose steps cannot be recorded")
+            return
+        for value, state in zip(equation.outputs, results, strict=True):
+            self._set(value, state)
 
     def _pairs(self, equation: Equation) -> list[tuple[Value, State]]:
         return [(value, self._state(value)) for value in equation.inputs]
@@ -183,7 +221,10 @@ class Search:
         ]
         if all(state is None and self.is_constant(value) for value, state in others):
             parameters = [state for state in states if isinstance(state, Parameter)]
-            if parameters and equation.primitive in (primitives.dot_general_p, primitives.conv_general_dilated_p):
+            if parameters and equation.primitive in (
+                primitives.dot_general_p,
+                primitives.conv_general_dilated_p,
+            ):
                 return self._linear(equation, [None if isinstance(s, Nonlinear) else s for s in states])
             leaves = frozenset().union(*(s.leaves for s in (*nonlinear, *parameters)))
             return Nonlinear(leaves, nonlinear[0].reason)
@@ -219,8 +260,6 @@ class Search:
             reason = "its gradient is stopped by `stop_gradient`"
         elif len(parameters) > 1:
             reason = f"multiplied with another parameter by `{equation.name}` before either meets data"
-        elif any(bodies.jaxpr.eqns for bodies in jaxprs_of(equation)):
-            reason = f"used inside `{equation.name}`, whose equations are not searched"
         else:
             reason = f"enters nonlinearly through `{equation.name}`"
         if parameters and self._is_inexact(equation.outputs[0]):
@@ -258,7 +297,10 @@ class Search:
         return output.constant or (output.elementwise and output.samples == 1)
 
     def _without_outputs(
-        self, equation: Equation, states: list[State], rule: Callable[[Equation, list[State]], State]
+        self,
+        equation: Equation,
+        states: list[State],
+        rule: Callable[[Equation, list[State]], State],
     ) -> State:
         """The neurons that come in end here; the parameters that come in meet them as activations."""
         for value in equation.inputs:
@@ -363,7 +405,7 @@ class Search:
             return self._add_bias(equation, states, first, replace(second, factor=sign * second.factor))
         if isinstance(first, Parameter) and isinstance(second, Output):
             if sign < 0:
-                return self._begin_identity(equation, 0)
+                return self.begin_identity(equation, 0)
             return self._add_bias(equation, states, second, first)
         if isinstance(first, Output) or isinstance(second, Output):
             return None
@@ -372,7 +414,7 @@ class Search:
         assert isinstance(parameter, Parameter)
         if self.is_constant(other) and prod(self.shape(equation.outputs[0])) == prod(parameter.shape):
             return self._shift(equation, states, position, sign if position else 1.0)
-        return self._begin_identity(equation, position)
+        return self.begin_identity(equation, position)
 
     def _shift(self, equation: Equation, states: list[State], position: int, sign: float) -> State:
         """A parameter plus a constant: still a parameter, since only its derivative counts."""
@@ -383,13 +425,13 @@ class Search:
             return shifted
         return replace(parameter, function=shifted.function, factor=sign * parameter.factor)
 
-    def _begin_identity(self, equation: Equation, position: int) -> None:
+    def begin_identity(self, equation: Equation, position: int) -> None:
         """A parameter that is only added to data or set beside it: its metric is the identity, and it ends here."""
         parameter = self._state(equation.inputs[position])
         assert isinstance(parameter, Parameter)
-        shape = self.shape(equation.outputs[0])
-        beside = equation.primitive is primitives.concatenate_p
-        self.neurons.append(_begin.identity(self, parameter, parameter.shape if beside else shape))
+        apart = equation.primitive is primitives.concatenate_p or jaxprs_of(equation)
+        shape = parameter.shape if apart else self.shape(equation.outputs[0])
+        self._ended.append(_begin.identity(self, parameter, shape))
 
     def _add_bias(self, equation: Equation, states: list[State], output: Output, parameter: Parameter) -> State:
         if output.terms is None:
@@ -398,7 +440,7 @@ class Search:
         output = self._with_factor_in_features(output)
         bias = self._as_bias(self.shape(equation.outputs[0]), output, parameter)
         if bias is None:
-            self._begin_identity(equation, next(k for k, s in enumerate(states) if isinstance(s, Parameter)))
+            self.begin_identity(equation, next(k for k, s in enumerate(states) if isinstance(s, Parameter)))
             return None
         joined = self.general_output(equation, states, output.samples)
         columns, rows = self._broadcast_labels(output, joined.shape)
@@ -443,7 +485,10 @@ class Search:
             return None
         assert output.columns is not None
         axes = varying_axes(output.columns)
-        columns, labels = core(output.columns, axes), core(np.broadcast_to(parameter.labels, shape), axes)
+        columns, labels = (
+            core(output.columns, axes),
+            core(np.broadcast_to(parameter.labels, shape), axes),
+        )
         if columns is None or labels is None or columns.size != output.groups * output.outputs:
             return None
         order = np.empty(columns.size, np.int64)
@@ -457,7 +502,10 @@ class Search:
         shape = self.shape(equation.outputs[0])
         kinds = {term.kind for output in (first, second) for term in output.terms or ()}
         joinable = kinds and kinds <= {"dense", "convolution"} and first.terms and second.terms
-        same = first.shape == second.shape == shape and (first.groups, first.outputs) == (second.groups, second.outputs)
+        same = first.shape == second.shape == shape and (first.groups, first.outputs) == (
+            second.groups,
+            second.outputs,
+        )
         if not (joinable and same and first.samples == second.samples and not (first.bias and second.bias)):
             return None
         if set(first.leaves) & set(second.leaves) or not _same_labels(first, second):
@@ -495,7 +543,9 @@ class Search:
         if kept and self.is_constant(other):
             return self._rearrange(equation, states)
         if kept and self.depends_on(other, state.leaves) and prod(self.shape(other)) == 1 < prod(state.shape):
-            reason = f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
+            reason = (
+                f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
+            )
             self.notes.exclude(Nonlinear(frozenset(state.leaves), reason))
             return None
         return _begin.scale(self, equation, states) or self._begin_general(equation, states)
@@ -539,7 +589,7 @@ class Search:
             return _begin.concatenate(equation, [s for s in states if isinstance(s, Parameter)], self.shape)
         for position, state in enumerate(states):
             if isinstance(state, Parameter):
-                self._begin_identity(equation, position)
+                self.begin_identity(equation, position)
         return None
 
 

@@ -54,7 +54,10 @@ class Parameter:
         return self.layout is not None and self.distinct
 
     def opaque(
-        self, function: Callable[[Mapping[int, Any]], Any], shape: tuple[int, ...], leaves: tuple[int, ...] = ()
+        self,
+        function: Callable[[Mapping[int, Any]], Any],
+        shape: tuple[int, ...],
+        leaves: tuple[int, ...] = (),
     ) -> Parameter:
         """A value of which only the function is known."""
         return Parameter(leaves or self.leaves, function, None, None, shape, distinct=False, whole=False)
@@ -72,7 +75,8 @@ class Nonlinear:
 class Term:
     """One weight of a neuron in canonical form: `pack(leaves)` is W [g, i, o], `features` reads its X.
 
-    `labels()` is which elements of the leaves W holds, in the same order.
+    `labels()` is which elements of the leaves W holds, in the same order; `source` is the activation that it reads.
+    A scale's X is derived from its output's equations, and has neither `features` nor `source` here.
     """
 
     kind: str
@@ -80,6 +84,7 @@ class Term:
     pack: Callable[[Mapping[int, Any]], Any]
     labels: Callable[[], Labels | None]
     features: Any
+    source: Value | None
     inputs: int
 
 

@@ -136,9 +136,7 @@ def _average_gradient(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _scale_by_lnb(
-    neurons: Neurons, solver: SolverChoice, min_norm: float
-) -> optax.GradientTransformationExtraArgs:
+def _scale_by_lnb(neurons: Neurons, solver: SolverChoice, min_norm: float) -> optax.GradientTransformationExtraArgs:
     if not isinstance(neurons, Neurons):
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
     _check_number("min_norm", min_norm, 0, float("inf"))
@@ -160,7 +158,12 @@ def _scale_by_lnb(
         return LNBState(jnp.zeros((), jnp.int32), tuple(statistics), tuple(memory))
 
     def update(
-        updates: Any, state: LNBState, params: Any = None, *, features: Features | None = None, **extra: Any
+        updates: Any,
+        state: LNBState,
+        params: Any = None,
+        *,
+        features: Features | None = None,
+        **extra: Any,
     ) -> tuple[Any, LNBState]:
         del params, extra
         neurons.check_features(features)
@@ -177,7 +180,12 @@ def _scale_by_lnb(
                 if owner == neuron.index:
                     statistics[owner] = chosen.update(feature_set, features.arrays, statistics[owner], count)
                 direction, memory[neuron.index] = chosen.solve(
-                    feature_set, features.arrays, statistics[owner], count, direction, memory[neuron.index]
+                    feature_set,
+                    features.arrays,
+                    statistics[owner],
+                    count,
+                    direction,
+                    memory[neuron.index],
                 )
             for leaf, part in neuron.unpack_leaves(direction).items():
                 directions[leaf] = part if directions[leaf] is None else directions[leaf] + part

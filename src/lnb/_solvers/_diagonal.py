@@ -55,7 +55,8 @@ class Diagonal:
         assert isinstance(features, FeatureSet)
         mean, square = features.moments(arrays)
         return Moments(
-            average(statistics.mean, mean, self.mean_decay), average(statistics.square, square, self.square_decay)
+            average(statistics.mean, mean, self.mean_decay),
+            average(statistics.square, square, self.square_decay),
         )
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:

@@ -1,0 +1,166 @@
+"""Equations that hold programs of their own: loops, branches, recomputed regions, calls with a derivative of their own.
+
+A region is entered only when a parameter goes in. It is searched like a program of its own, whose leaves are the
+parameters that go in, and evaluated so that what its neurons read comes out beside its outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import primitives
+
+from lnb._jaxpr import Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
+from lnb._tracked import Nonlinear, Parameter
+from lnb._uses import Passage
+
+if TYPE_CHECKING:
+    from lnb._search import Search, State
+
+
+def enter(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
+    """Search the region; the states of its outputs, or None for an equation that is no region that can be entered."""
+    rule = _RULES.get(equation.primitive)
+    return rule(search, equation, states) if rule else None
+
+
+def _call(
+    search: Search, equation: Equation, states: Sequence[State], evaluate: Callable[[Program, Recorder], RegionRule]
+) -> list[State] | None:
+    """A region that runs once, on the equation's own inputs."""
+    closed = jaxprs_of(equation)
+    if len(closed) != 1 or len(closed[0].jaxpr.invars) != len(equation.inputs):
+        return None
+    program = read_program(closed[0])
+    inside = _search_inside(search, equation, program, states)
+    _lift(search, equation, inside, states, steps=None, stacked=frozenset())
+    if inside.recorder.entries:
+        search.recorder.regions[search.position] = evaluate(program, inside.recorder)
+    return [None] * len(equation.outputs)
+
+
+def _remat(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
+    def evaluate(program: Program, recorder: Recorder) -> RegionRule:
+        def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+            parameters = equation.parameters
+            recomputed = jax.checkpoint(
+                lambda *values: program.evaluate(values, recorder),
+                prevent_cse=parameters["prevent_cse"],
+                policy=parameters["policy"],
+            )
+            return recomputed(*inputs)
+
+        return run
+
+    return _call(search, equation, states, evaluate)
+
+
+def _custom_derivative(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
+    """The call keeps its derivative, so it is bound whole; what its neurons read is computed beside it."""
+
+    def evaluate(program: Program, recorder: Recorder) -> RegionRule:
+        def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+            _, recorded = program.evaluate([lax.stop_gradient(value) for value in inputs], recorder)
+            return equation.bind(inputs), recorded
+
+        return run
+
+    return _call(search, equation, states, evaluate)
+
+
+def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
+    """A loop: weights that are scanned over are one neuron a step, weights that every step uses are one neuron."""
+    p = equation.parameters
+    program = read_program(p["jaxpr"])
+    consts, carry = p["num_consts"], p["num_carry"]
+    scanned = range(consts + carry, len(equation.inputs))
+    inner: list[State] = list(states)
+    outputs: list[State] = [None] * len(equation.outputs)
+    for k in range(carry):
+        state = states[consts + k]
+        if state is None:
+            continue
+        if program.outputs[k] == program.inputs[consts + k]:  # handed on unchanged: a constant of the loop
+            outputs[k] = state
+            continue
+        inner[consts + k] = None
+        if isinstance(state, Parameter):
+            search.begin_identity(equation, consts + k)
+    stacked = frozenset(k for k in scanned if states[k] is not None)
+    inside = _search_inside(search, equation, program, inner)
+    _lift(search, equation, inside, inner, steps=p["length"], stacked=stacked)
+    if not inside.recorder.entries:
+        return outputs
+
+    def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        def body(carried: list[Any], slices: list[Any]) -> tuple[list[Any], tuple[list[Any], list[Any]]]:
+            results, recorded = program.evaluate([*inputs[:consts], *carried, *slices], inside.recorder)
+            return results[:carry], (results[carry:], recorded)
+
+        start, slices = list(inputs[consts : consts + carry]), list(inputs[consts + carry :])
+        last, (stacks, recorded) = lax.scan(
+            body, start, slices, length=p["length"], reverse=p["reverse"], unroll=p["unroll"]
+        )
+        return [*last, *stacks], recorded
+
+    search.recorder.regions[search.position] = run
+    return outputs
+
+
+def _search_inside(search: Search, equation: Equation, program: Program, states: Sequence[State]) -> Search:
+    """Search a region's program; its own leaves are the numbers of the inputs that parameters come in by."""
+    shapes = {}
+    for k, state in enumerate(states):
+        if isinstance(state, Parameter):
+            aval = program.avals[program.inputs[k]]
+            shapes[k] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+    inside = search.inner(program, shapes)
+    inner: dict[int, State] = {program.inputs[k]: inside.leaf(k) for k in shapes}
+    for k, state in enumerate(states):
+        if isinstance(state, Nonlinear):
+            inner[program.inputs[k]] = Nonlinear(frozenset({k}), state.reason)
+    inside.run(inner)
+    for notes, outside in (
+        (inside.notes.reasons, search.notes.reasons),
+        (inside.notes.fatal, search.notes.fatal),
+    ):
+        for own, reason in notes.items():
+            state = states[own]
+            assert isinstance(state, (Parameter, Nonlinear))
+            for leaf in state.leaves:
+                outside.setdefault(leaf, reason)
+    return inside
+
+
+def _lift(
+    search: Search,
+    equation: Equation,
+    inside: Search,
+    states: Sequence[State],
+    steps: int | None,
+    stacked: frozenset[int],
+) -> None:
+    position = search.position
+    passage = Passage(
+        parameters={k: state for k, state in enumerate(states) if isinstance(state, Parameter)},
+        offsets=inside.offsets,
+        source=lambda index: search.recorder.index(Inner(position, index)),
+        steps=steps,
+        stacked=stacked,
+    )
+    search.uses.extend(passage.lift(use) for use in inside.uses)
+    del equation
+
+
+_RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = {
+    primitives.scan_p: _scan,
+    primitives.remat_p: _remat,
+    primitives.custom_jvp_call_p: _custom_derivative,
+    primitives.custom_vjp_call_p: _custom_derivative,
+}
+
+_ = jnp
