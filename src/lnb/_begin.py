@@ -101,7 +101,7 @@ def _term(
 
 
 def _convolution(search: Search, equation: Equation, position: int, parameter: Parameter) -> Output | None:
-    """g the feature groups, n batch x output pixels, i channels of a group x positions of the kernel."""
+    """G the feature groups, n batch x output pixels, i channels of a group x positions of the kernel."""
     p = equation.parameters
     if position != 1 or p["batch_group_count"] != 1:
         return None
@@ -245,9 +245,7 @@ def scale_again(output: Output, product: Output) -> Output | None:
     )
 
 
-def _element_term(
-    kind: str, search: Search, parameter: Parameter, order: Labels, sizes: tuple[int, int, int]
-) -> Term:
+def _element_term(kind: str, search: Search, parameter: Parameter, order: Labels, sizes: tuple[int, int, int]) -> Term:
     pack = take(parameter.leaves[0], order.ravel() - search.offsets[parameter.leaves[0]], sizes)
     return Term(kind, parameter, pack, lambda: order.reshape(sizes), None, None, sizes[1])
 

@@ -96,8 +96,8 @@ def _groups(uses: Sequence[Use], fatal: Mapping[int, str]) -> list[list[Use]]:
 def _overlap(first: Use, second: Use, fatal: Mapping[int, str]) -> bool:
     if not set(first.leaves).intersection(second.leaves).difference(fatal):
         return False
-    labels = _labels(first.form), _labels(second.form)
-    return labels[0] is None or labels[1] is None or np.intersect1d(*labels).size > 0
+    ours, theirs = _labels(first.form), _labels(second.form)
+    return ours is None or theirs is None or np.intersect1d(ours, theirs).size > 0
 
 
 def _labels(form: Form | None) -> Labels | None:
@@ -119,8 +119,11 @@ def _same_packing(forms: list[Form]) -> bool:
     if len(forms) == 1:
         return True
     shapes = {(f.groups, f.outputs, f.has_bias, f.kind == "embedding", f.reading.sizes) for f in forms}
+    if len(shapes) > 1:
+        return False
     labels = [form.labels_of() for form in forms]
-    return len(shapes) == 1 and all(x is not None and np.array_equal(x, labels[0]) for x in labels)
+    known = [x for x in labels if x is not None]
+    return len(known) == len(labels) and all(np.array_equal(x, known[0]) for x in known)
 
 
 def _identity(uses: list[Use], search: Search) -> FoundNeuron:

@@ -17,6 +17,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import primitives
 
 Value = int
@@ -156,6 +157,11 @@ def read_program(closed: Any) -> Program:
     return Program(inputs, builder.constants, equations, outputs, builder.avals)
 
 
+def is_traced(array: Any) -> bool:
+    """Whether an array's values are not known now, but belong to a trace around this one."""
+    return isinstance(array, Tracer)
+
+
 def jaxprs_of(equation: Equation) -> list[Any]:
     """The closed jaxprs among an equation's parameters, found by type."""
     found = []
@@ -202,7 +208,9 @@ class _Builder:
             arguments = tuple(read(atom) for atom in eqn.invars)
             called = _called(eqn)
             if called is not None:
-                inner = [self.constant(c, v.aval, id(c)) for c, v in zip(called.consts, called.jaxpr.constvars)]
+                inner = [
+                    self.constant(c, v.aval, id(c)) for c, v in zip(called.consts, called.jaxpr.constvars, strict=True)
+                ]
                 results: Sequence[Value] = self.inline(called.jaxpr, inner, arguments)
             else:
                 results = self._apply(eqn, arguments)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import Any, Protocol
 
@@ -263,7 +264,7 @@ class Reading:
         return jnp.concatenate(parts, axis=2)
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        """mu and chi, each [g, i]."""
+        """Mu and chi, each [g, i]."""
         parts = [m.moments(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
         mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         return mean, square
@@ -273,9 +274,8 @@ class Reading:
         ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
         pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
         recorded = [arrays[source] for source in self.sources]
-        output = sum(m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True))  # [g, n, o]
-        if has_bias:
-            output = output + pieces[-1]
+        outputs = [m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True)]
+        output = reduce(jnp.add, outputs + ([pieces[-1]] if has_bias else []))  # [g, n, o]
         rows = [m.backward(x, output) for m, x in zip(self.maps, recorded, strict=True)]
         if has_bias:
             rows.append(output.sum(1, keepdims=True))
@@ -297,11 +297,11 @@ class FeatureSet:
 
     @property
     def samples(self) -> int:
-        """n of eq. (11)."""
+        """N of eq. (11)."""
         return sum(reading.samples for reading in self.readings)
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
+        """Mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
         means, squares = zip(*(reading.moments(arrays) for reading in self.readings), strict=True)
         return self._average(means), self._average(squares)
 
@@ -322,8 +322,8 @@ class FeatureSet:
     def _average(self, values: Sequence[Array]) -> Array:
         if len(values) == 1:
             return values[0]
-        total = self.samples
-        return sum(value * (reading.samples / total) for value, reading in zip(values, self.readings, strict=True))
+        shares = [reading.samples / self.samples for reading in self.readings]
+        return reduce(jnp.add, [value * share for value, share in zip(values, shares, strict=True)])
 
 
 Leaves = Mapping[int, Array]
@@ -332,7 +332,7 @@ Leaves = Mapping[int, Array]
 
 @dataclass(frozen=True, eq=False)
 class EquationReading:
-    """One use of a neuron kept as its equations: `function(leaves, features)` gives its output, affine in the leaves."""
+    """One use of a neuron kept as its equations: `function(leaves, features)` is its output, affine in the leaves."""
 
     function: Callable[[Leaves, Sequence[Array]], Array]
     sources: tuple[int, ...]
@@ -354,7 +354,7 @@ class EquationFeatureSet:
 
     @property
     def samples(self) -> int:
-        """n of eq. (11)."""
+        """N of eq. (11)."""
         return sum(reading.samples for reading in self.readings)
 
     def unravel(self, vector: Array) -> dict[int, Array]:

@@ -37,7 +37,7 @@ def corrected(value: Array, decay: float, count: Array) -> Array:
 
 
 def shrunk_variance(mean: Array, square: Array, shrinkage: float) -> Array:
-    """v = max(chi - mu^2, 0) [g, i], drawn towards its mean over the features: (1 - s) v + s mean(v)."""
+    """V = max(chi - mu^2, 0) [g, i], drawn towards its mean over the features: (1 - s) v + s mean(v)."""
     variance = jnp.maximum(square - jnp.square(mean), 0)
     return (1 - shrinkage) * variance + shrinkage * variance.mean(1, keepdims=True)
 

@@ -75,6 +75,11 @@ class Neuron:
         return self._found.features
 
     @property
+    def covered(self) -> Mapping[int, np.ndarray | None]:
+        """For each of its leaves, which elements are the neuron's; None for all."""
+        return self._found.covered
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of its packed parameters, [g, i(+1), o]."""
         return (self.groups, max(1, self.inputs + self.has_bias), self.outputs)
@@ -228,7 +233,8 @@ class Neurons(Sequence[Neuron]):
             packed = neuron.pack_leaves(leaves)
             product = packed if feature_set is None else feature_set.product(features.arrays, packed)
             for leaf, part in neuron.unpack_leaves(product).items():
-                results[leaf] = part if results[leaf] is None else results[leaf] + part
+                before = results[leaf]
+                results[leaf] = part if before is None else before + part
         return jax.tree.unflatten(self._treedef, self.fill_uncovered(results, leaves))
 
     def fill_uncovered(self, directions: Sequence[Array | None], gradients: Sequence[Array]) -> list[Array]:
@@ -238,9 +244,10 @@ class Neurons(Sequence[Neuron]):
             if direction is None:
                 filled.append(gradient)
                 continue
-            masks = [neuron._found.covered[leaf] for neuron in self if leaf in neuron.leaves]
-            if not any(mask is None for mask in masks):
-                covered = np.logical_or.reduce(masks)
+            masks = [neuron.covered[leaf] for neuron in self if leaf in neuron.leaves]
+            parts = [mask for mask in masks if mask is not None]
+            if len(parts) == len(masks):
+                covered = np.logical_or.reduce(parts)
                 direction = jnp.where(covered, direction, gradient.astype(direction.dtype))
             filled.append(direction)
         return filled
@@ -393,7 +400,7 @@ _METRICS = {
 
 def _table(neurons: Neurons) -> str:
     header = ("parameters", "kind", "in -> out", "groups", "samples", "metric")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for neuron in neurons:
         sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
         sizes = "" if neuron.kind == "identity" else sizes

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
+from lnb._combine import begin_identity
 from lnb._jaxpr import Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
 from lnb._tracked import Nonlinear, Parameter
 from lnb._uses import Passage
@@ -36,11 +36,11 @@ def _call(
     if len(closed) != 1 or len(closed[0].jaxpr.invars) != len(equation.inputs):
         return None
     program = read_program(closed[0])
-    inside = _search_inside(search, equation, program, states)
-    _lift(search, equation, inside, states, steps=None, stacked=frozenset())
+    inside = _search_inside(search, program, states)
+    _lift(search, inside, states, steps=None, stacked=frozenset())
     if inside.recorder.entries:
         search.recorder.regions[search.position] = evaluate(program, inside.recorder)
-    return [None] * len(equation.outputs)
+    return list[Any]([None] * len(equation.outputs))
 
 
 def _remat(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
@@ -89,10 +89,10 @@ def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[S
             continue
         inner[consts + k] = None
         if isinstance(state, Parameter):
-            search.begin_identity(equation, consts + k)
+            begin_identity(search, equation, consts + k)
     stacked = frozenset(k for k in scanned if states[k] is not None)
-    inside = _search_inside(search, equation, program, inner)
-    _lift(search, equation, inside, inner, steps=p["length"], stacked=stacked)
+    inside = _search_inside(search, program, inner)
+    _lift(search, inside, inner, steps=p["length"], stacked=stacked)
     if not inside.recorder.entries:
         return outputs
 
@@ -111,7 +111,7 @@ def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[S
     return outputs
 
 
-def _search_inside(search: Search, equation: Equation, program: Program, states: Sequence[State]) -> Search:
+def _search_inside(search: Search, program: Program, states: Sequence[State]) -> Search:
     """Search a region's program; its own leaves are the numbers of the inputs that parameters come in by."""
     shapes = {}
     for k, state in enumerate(states):
@@ -138,7 +138,6 @@ def _search_inside(search: Search, equation: Equation, program: Program, states:
 
 def _lift(
     search: Search,
-    equation: Equation,
     inside: Search,
     states: Sequence[State],
     steps: int | None,
@@ -153,7 +152,6 @@ def _lift(
         stacked=stacked,
     )
     search.uses.extend(passage.lift(use) for use in inside.uses)
-    del equation
 
 
 _RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = {
@@ -162,5 +160,3 @@ _RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = 
     primitives.custom_jvp_call_p: _custom_derivative,
     primitives.custom_vjp_call_p: _custom_derivative,
 }
-
-_ = jnp

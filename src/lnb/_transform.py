@@ -12,7 +12,7 @@ from jax import Array
 
 from lnb._linear_maps import EquationFeatureSet, statistics_dtype
 from lnb._moments import average, corrected
-from lnb._neurons import Features, Neuron, Neurons, find_neurons
+from lnb._neurons import Features, Neuron, Neurons
 from lnb._solvers import CG, Solver
 
 SolverChoice = Solver | Callable[[Neuron], Solver]
@@ -21,7 +21,7 @@ SolverChoice = Solver | Callable[[Neuron], Solver]
 class LNBState(NamedTuple):
     """State of `scale_by_lnb`."""
 
-    count: Array  # steps taken
+    step: Array  # steps taken
     statistics: tuple[Any, ...]  # one entry for each feature set: the solver's averages
     memory: tuple[Any, ...]  # one entry for each neuron: what its solver remembers
 
@@ -117,7 +117,7 @@ def lnb(
 class AverageState(NamedTuple):
     """State of the gradient's moving average."""
 
-    count: Array  # steps taken
+    step: Array  # steps taken
     average: Any  # like the parameters, not yet corrected for its start at zero
 
 
@@ -127,11 +127,11 @@ def _average_gradient(decay: float) -> optax.GradientTransformation:
     def init(params: Any) -> AverageState:
         return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: AverageState, params: Any = None) -> tuple[Any, AverageState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageState]:
         del params
-        count = state.count + 1
+        step = state.step + 1
         moved = jax.tree.map(lambda old, new: average(old, new, decay), state.average, updates)
-        return jax.tree.map(lambda x: corrected(x, decay, count), moved), AverageState(count, moved)
+        return jax.tree.map(lambda x: corrected(x, decay, step), moved), AverageState(step, moved)
 
     return optax.GradientTransformation(init, update)
 
@@ -151,15 +151,18 @@ def _scale_by_lnb(neurons: Neurons, solver: SolverChoice, min_norm: float) -> op
         del params
         statistics, memory = [], []
         for neuron, chosen, owner in zip(neurons, solvers, owners, strict=True):
-            solved = neuron.features is not None
-            owned = solved and owner == neuron.index
-            statistics.append(chosen.init(neuron.features, neuron.dtype) if owned else ())
-            memory.append(chosen.init_memory(neuron.shape, neuron.dtype) if solved else ())
+            if neuron.features is None:
+                statistics.append(())
+                memory.append(())
+                continue
+            owns = owner == neuron.index
+            statistics.append(chosen.init(neuron.features, neuron.dtype) if owns else ())
+            memory.append(chosen.init_memory(neuron.shape, neuron.dtype))
         return LNBState(jnp.zeros((), jnp.int32), tuple(statistics), tuple(memory))
 
     def update(
         updates: Any,
-        state: LNBState,
+        state: Any,
         params: Any = None,
         *,
         features: Features | None = None,
@@ -169,7 +172,7 @@ def _scale_by_lnb(neurons: Neurons, solver: SolverChoice, min_norm: float) -> op
         neurons.check_features(features)
         assert features is not None
         leaves, treedef = jax.tree.flatten(updates)
-        count = state.count + 1
+        step = state.step + 1
         statistics = list(state.statistics)
         memory = list(state.memory)
         directions: list[Array | None] = [None] * len(leaves)
@@ -178,22 +181,23 @@ def _scale_by_lnb(neurons: Neurons, solver: SolverChoice, min_norm: float) -> op
             direction = neuron.pack_leaves(leaves)
             if feature_set is not None:
                 if owner == neuron.index:
-                    statistics[owner] = chosen.update(feature_set, features.arrays, statistics[owner], count)
+                    statistics[owner] = chosen.update(feature_set, features.arrays, statistics[owner], step)
                 direction, memory[neuron.index] = chosen.solve(
                     feature_set,
                     features.arrays,
                     statistics[owner],
-                    count,
+                    step,
                     direction,
                     memory[neuron.index],
                 )
             for leaf, part in neuron.unpack_leaves(direction).items():
-                directions[leaf] = part if directions[leaf] is None else directions[leaf] + part
+                before = directions[leaf]
+                directions[leaf] = part if before is None else before + part
         filled = neurons.fill_uncovered(directions, leaves)
         squared = sum(jnp.vdot(d, g.astype(d.dtype)) for d, g in zip(filled, leaves, strict=True))
         length = jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
         filled = [direction / length.astype(direction.dtype) for direction in filled]
-        return jax.tree.unflatten(treedef, filled), LNBState(count, tuple(statistics), tuple(memory))
+        return jax.tree.unflatten(treedef, filled), LNBState(step, tuple(statistics), tuple(memory))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -204,7 +208,7 @@ def _guarded(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTran
     def init(params: Any) -> GuardedState:
         return GuardedState(inner.init(_as_statistics(params)), jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: GuardedState, params: Any = None, **extra: Any) -> tuple[Any, GuardedState]:
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GuardedState]:
         gradients, values = _as_statistics(updates), _as_statistics(params)
         stepped, moved = inner.update(gradients, state.inner, values, **extra)
         finite = _all_finite((updates, stepped, moved))

@@ -76,7 +76,7 @@ def _form(output: Output, recorder: Recorder, sources: tuple[int, ...], shapes: 
     maps: list[FeatureMap] = []
     places = []
     for term in terms:
-        if term.features is not None:
+        if term.features is not None and term.source is not None:
             maps.append(term.features)
             places.append(recorder.index(term.source))
             continue
@@ -214,4 +214,3 @@ class Passage:
         lifted = Reading(maps, sources, reading.sizes, samples)
         groups = form.groups * (steps or 1)
         return replace(form, reading=lifted, pack=pack, labels_of=labels_of, groups=groups, whole=whole)
-

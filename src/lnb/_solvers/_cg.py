@@ -61,7 +61,7 @@ class CG:
         return Moments(zeros, zeros)
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
-        """mu and chi with this batch's moments in them."""
+        """Mu and chi with this batch's moments in them."""
         del count
         if not isinstance(features, FeatureSet):
             return ()
@@ -115,7 +115,7 @@ class CG:
 
 
 def add_ridge(features: AnyFeatureSet, vector: Array, ridge: float) -> Array:
-    """ridge * v on the weights' rows of V [g, i(+1), o], zero on the bias's."""
+    """Ridge * v on the weights' rows of V [g, i(+1), o], zero on the bias's."""
     if not features.has_bias:
         return ridge * vector
     return (ridge * vector).at[:, -1].set(0)

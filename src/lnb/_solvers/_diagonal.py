@@ -50,7 +50,7 @@ class Diagonal:
         return Moments(zeros, zeros)
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
-        """mu and chi with this batch's moments in them."""
+        """Mu and chi with this batch's moments in them."""
         del count
         assert isinstance(features, FeatureSet)
         mean, square = features.moments(arrays)
