@@ -34,6 +34,7 @@ class FoundNeuron:
         features: where its statistics come from; None where the metric is the identity.
         pack: from the leaves to [g, i(+1), o], linear.
         covered: for each leaf, which of its elements belong to the neuron; None for all.
+        equations: the neuron kept as its equations, whatever its kind: slower, and the reference for the rest.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class FoundNeuron:
     features: Features | None
     pack: Callable[[Leaves], Array]
     covered: Mapping[int, Labels | None]
+    equations: EquationFeatureSet
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -111,7 +113,7 @@ def _neuron(uses: list[Use], search: Search) -> FoundNeuron:
     forms = [use.form for use in uses if use.form is not None]
     fatal = any(leaf in search.notes.fatal for use in uses for leaf in use.leaves)
     if len(forms) == len(uses) and not fatal and _same_packing(forms):
-        return _canonical(uses[0], forms, search)
+        return _canonical(uses, forms, search)
     return _general(uses, search)
 
 
@@ -133,11 +135,13 @@ def _identity(uses: list[Use], search: Search) -> FoundNeuron:
     def pack(values: Leaves) -> Array:
         return jnp.concatenate([values[leaf].reshape(-1) for leaf in leaves])[:, None, None]  # [g, 1, 1]
 
-    return FoundNeuron("identity", leaves, size, 0, 1, uses[0].samples, None, pack, dict.fromkeys(leaves))
+    return FoundNeuron(
+        "identity", leaves, size, 0, 1, uses[0].samples, None, pack, dict.fromkeys(leaves), _equations(uses, search)
+    )
 
 
-def _canonical(use: Use, forms: list[Form], search: Search) -> FoundNeuron:
-    first = forms[0]
+def _canonical(uses: list[Use], forms: list[Form], search: Search) -> FoundNeuron:
+    use, first = uses[0], forms[0]
     inputs = sum(first.reading.sizes)
     readings = tuple(form.reading for form in forms)
     features = FeatureSet(readings, first.groups, inputs, first.has_bias, first.kind == "embedding")
@@ -145,7 +149,16 @@ def _canonical(use: Use, forms: list[Form], search: Search) -> FoundNeuron:
     if not first.whole:
         covered = _covered(first, use.leaves, search)
     return FoundNeuron(
-        first.kind, use.leaves, first.groups, inputs, first.outputs, features.samples, features, first.pack, covered
+        first.kind,
+        use.leaves,
+        first.groups,
+        inputs,
+        first.outputs,
+        features.samples,
+        features,
+        first.pack,
+        covered,
+        _equations(uses, search),
     )
 
 
@@ -163,6 +176,14 @@ def _covered(form: Form, leaves: Sequence[int], search: Search) -> dict[int, Lab
 
 
 def _general(uses: list[Use], search: Search) -> FoundNeuron:
+    features = _equations(uses, search)
+    leaves, size = tuple(leaf for leaf, _ in features.shapes), features.inputs
+    covered = dict.fromkeys(leaves)
+    return FoundNeuron("general", leaves, 1, size, 1, features.samples, features, features.ravel, covered, features)
+
+
+def _equations(uses: list[Use], search: Search) -> EquationFeatureSet:
+    """The neuron kept as its equations; leaves that it is not linear in are held at zero."""
     every = dict.fromkeys(leaf for use in uses for leaf in use.leaves)
     leaves = tuple(leaf for leaf in every if leaf not in search.notes.fatal)
     zeros = {
@@ -170,10 +191,10 @@ def _general(uses: list[Use], search: Search) -> FoundNeuron:
     }
 
     def reading(use: Use) -> EquationReading:
-        return EquationReading(lambda values, f: use.function({**zeros, **values}, f), use.sources, use.samples)
+        return EquationReading(
+            lambda values, f: use.function({**zeros, **values}, f), use.sources, use.samples, use.weight_source
+        )
 
     shapes = tuple((leaf, search.shapes[leaf]) for leaf in leaves)
     size = sum(search.sizes[leaf] for leaf in leaves)
-    features = EquationFeatureSet(tuple(reading(use) for use in uses), shapes, size)
-    covered = dict.fromkeys(leaves)
-    return FoundNeuron("general", leaves, 1, size, 1, features.samples, features, features.ravel, covered)
+    return EquationFeatureSet(tuple(reading(use) for use in uses), shapes, size)

@@ -25,9 +25,16 @@ Arrays = Sequence[Array]
 """What a forward pass recorded: the arrays of `Features`."""
 
 
-def statistics_dtype(dtype: Any) -> Any:
-    """The type of statistics and solves: float32, or float64 for a float64 network."""
-    return jnp.promote_types(jnp.float32, dtype)
+def statistics_dtype(*dtypes: Any) -> Any:
+    """The type of statistics and solves: float32, or float64 where one of the types is."""
+    return jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32
+
+
+def absent(dtype: Any) -> Any:
+    """What is recorded in a region that did not run: zero, or for indices one that reads no row."""
+    if jnp.issubdtype(dtype, jnp.unsignedinteger):
+        return jnp.iinfo(dtype).max
+    return jnp.iinfo(dtype).min if jnp.issubdtype(dtype, jnp.integer) else jnp.zeros((), dtype)
 
 
 def contract(subscripts: str, *operands: Array) -> Array:
@@ -169,9 +176,10 @@ class EmbeddingFeatures:
 
     def _indices(self, recorded: Array) -> tuple[Array, Array]:
         indices = recorded.reshape(-1)
+        ran = indices != absent(indices.dtype)
         if self.clip:
             indices = jnp.clip(indices, 0, self.rows - 1)
-        inside = (indices >= 0) & (indices < self.rows)
+        inside = ran & (indices >= 0) & (indices < self.rows)
         return jnp.where(inside, indices, 0), inside  # [n]
 
     def matrix(self, recorded: Array) -> Array:
@@ -243,6 +251,18 @@ class LoopFeatures:
 
 
 @dataclass(frozen=True)
+class RunWeight:
+    """Whether a region that may be passed over ran, 1 or 0, for each of its samples: X [g, n, 1] of the bias."""
+
+    groups: int
+    samples: int
+
+    def matrix(self, recorded: Array) -> Array:
+        """The weight of each sample, [g, n, 1]."""
+        return jnp.broadcast_to(recorded, (self.groups, self.samples, 1))
+
+
+@dataclass(frozen=True)
 class Reading:
     """One use of a neuron: the maps of its weights joined along i.
 
@@ -250,36 +270,52 @@ class Reading:
         maps: one for each weight.
         sources: the place in `Features.arrays` of what each map reads.
         sizes: the number of features of each map.
-        samples: n.
+        samples: n, if every region ran.
+        weight, weight_source: for a use that may be passed over (a branch), whether it ran.
     """
 
     maps: tuple[FeatureMap, ...]
     sources: tuple[int, ...]
     sizes: tuple[int, ...]
     samples: int
+    weight: Any = None
+    weight_source: int = -1
 
-    def matrix(self, arrays: Arrays) -> Array:
-        """X [g, n, i]."""
-        parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
-        return jnp.concatenate(parts, axis=2)
+    def weights(self, arrays: Arrays) -> Array | None:
+        """The weight of each sample [g, n, 1], 1 or 0; None where all are 1."""
+        return None if self.weight is None else self.weight.matrix(arrays[self.weight_source])
 
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        """Mu and chi, each [g, i]."""
+    def count(self, arrays: Arrays) -> Array:
+        """How many samples there are, [g or 1, 1]."""
+        weights = self.weights(arrays)
+        return jnp.full((1, 1), float(self.samples)) if weights is None else weights.sum(1)
+
+    def sums(self, arrays: Arrays) -> tuple[Array, Array]:
+        """Sums over the samples of the features and of their squares, each [g, i]."""
         parts = [m.moments(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
         mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        return mean, square
+        return mean * self.samples, square * self.samples
+
+    def gram(self, arrays: Arrays) -> Array:
+        """X^T X [g, i, i]."""
+        parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        x, weights = jnp.concatenate(parts, axis=2), self.weights(arrays)
+        x = x if weights is None else x * weights
+        return contract("gni,gnj->gij", x, x)
 
     def product(self, arrays: Arrays, vector: Array, has_bias: bool) -> Array:
-        """J^T J v / n for V [g, i(+1), o]."""
+        """J^T J v for V [g, i(+1), o]."""
         ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
         pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
         recorded = [arrays[source] for source in self.sources]
         outputs = [m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True)]
         output = reduce(jnp.add, outputs + ([pieces[-1]] if has_bias else []))  # [g, n, o]
+        weights = self.weights(arrays)
+        output = output if weights is None else output * weights
         rows = [m.backward(x, output) for m, x in zip(self.maps, recorded, strict=True)]
         if has_bias:
             rows.append(output.sum(1, keepdims=True))
-        return jnp.concatenate(rows, axis=1) / output.shape[1]
+        return jnp.concatenate(rows, axis=1)
 
 
 @dataclass(frozen=True)
@@ -297,33 +333,28 @@ class FeatureSet:
 
     @property
     def samples(self) -> int:
-        """N of eq. (11)."""
+        """n of eq. (11), if every use ran."""
         return sum(reading.samples for reading in self.readings)
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        """Mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
-        means, squares = zip(*(reading.moments(arrays) for reading in self.readings), strict=True)
-        return self._average(means), self._average(squares)
+        """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
+        means, squares = zip(*(reading.sums(arrays) for reading in self.readings), strict=True)
+        return reduce(jnp.add, means) / self._count(arrays), reduce(jnp.add, squares) / self._count(arrays)
 
     def gram(self, arrays: Arrays) -> Array:
         """E[x x^T] [g, i, i] without the bias's row, or its diagonal [g, i] where it is diagonal."""
         if self.is_diagonal:
             return self.moments(arrays)[1]
-        grams = []
-        for reading in self.readings:
-            x = reading.matrix(arrays)
-            grams.append(contract("gni,gnj->gij", x, x) / x.shape[1])
-        return self._average(grams)
+        return reduce(jnp.add, [r.gram(arrays) for r in self.readings]) / self._count(arrays)[:, :, None]
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""
-        return self._average([reading.product(arrays, vector, self.has_bias) for reading in self.readings])
+        products = [reading.product(arrays, vector, self.has_bias) for reading in self.readings]
+        return reduce(jnp.add, products) / self._count(arrays)[:, :, None]
 
-    def _average(self, values: Sequence[Array]) -> Array:
-        if len(values) == 1:
-            return values[0]
-        shares = [reading.samples / self.samples for reading in self.readings]
-        return reduce(jnp.add, [value * share for value, share in zip(values, shares, strict=True)])
+    def _count(self, arrays: Arrays) -> Array:
+        """n, or 1 where nothing ran: the sums are zero then."""
+        return jnp.maximum(reduce(jnp.add, [reading.count(arrays) for reading in self.readings]), 1)
 
 
 Leaves = Mapping[int, Array]
@@ -337,6 +368,12 @@ class EquationReading:
     function: Callable[[Leaves, Sequence[Array]], Array]
     sources: tuple[int, ...]
     samples: int
+    weight_source: int = -1
+
+    def count(self, arrays: Arrays) -> Array:
+        """How many samples there are: those of the runs, where it may be passed over."""
+        share = jnp.ones(()) if self.weight_source < 0 else arrays[self.weight_source].mean()
+        return self.samples * share
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,4 +418,5 @@ class EquationFeatureSet:
             _, moved = jax.jvp(lambda leaves, r=reading, f=features: r.function(leaves, f), (at,), (tangent,))
             (pulled,) = pullback(moved.astype(output.dtype))
             total = total + self.ravel(pulled).astype(vector.dtype)
-        return total / self.samples
+        count = reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
+        return total / jnp.maximum(count, 1).astype(vector.dtype)

@@ -87,7 +87,7 @@ class Neuron:
     @property
     def dtype(self) -> Any:
         """Type of its statistics and directions."""
-        return jnp.result_type(*(statistics_dtype(shape.dtype) for shape in self._shapes.values()))
+        return statistics_dtype(*(shape.dtype for shape in self._shapes.values()))
 
     def pack(self, params: PyTree) -> Array:
         """Its part of a tree like `params` as [g, i(+1), o], the bias in the last row."""

@@ -7,14 +7,17 @@ parameters that go in, and evaluated so that what its neurons read comes out bes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
 from lnb._combine import begin_identity
 from lnb._jaxpr import Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
+from lnb._linear_maps import absent
 from lnb._tracked import Nonlinear, Parameter
 from lnb._uses import Passage
 
@@ -37,7 +40,7 @@ def _call(
         return None
     program = read_program(closed[0])
     inside = _search_inside(search, program, states)
-    _lift(search, inside, states, steps=None, stacked=frozenset())
+    _lift(search, inside, states)
     if inside.recorder.entries:
         search.recorder.regions[search.position] = evaluate(program, inside.recorder)
     return list[Any]([None] * len(equation.outputs))
@@ -111,6 +114,43 @@ def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[S
     return outputs
 
 
+def _cond(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
+    """Branches: each is searched, and records zeros while another runs; its samples count only when it ran."""
+    operands = list(states[1:])
+    programs = [read_program(closed) for closed in equation.parameters["branches"]]
+    insides = [_search_inside(search, program, operands) for program in programs]
+    position, starts = search.position, [0]
+    for inside in insides:
+        starts.append(starts[-1] + len(inside.recorder.entries))
+    for branch, inside in enumerate(insides):
+        _lift(search, inside, operands, start=starts[branch], ran=starts[-1] + branch)
+    if not starts[-1] and not any(inside.uses for inside in insides):
+        return list[Any]([None] * len(equation.outputs))
+
+    def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        chosen, *values = inputs
+        shapes = [
+            jax.eval_shape(partial(program.evaluate, recorder=inside.recorder), values)[1]
+            for program, inside in zip(programs, insides, strict=True)
+        ]
+
+        def branch(k: int) -> Callable[..., tuple[list[Any], list[Any]]]:
+            def evaluate(*values: Any) -> tuple[list[Any], list[Any]]:
+                outputs, recorded = programs[k].evaluate(values, insides[k].recorder)
+                every = [[jnp.full(s.shape, absent(s.dtype), s.dtype) for s in other] for other in shapes]
+                every[k] = recorded
+                return outputs, [array for arrays in every for array in arrays]
+
+            return evaluate
+
+        outputs, recorded = lax.switch(chosen, [branch(k) for k in range(len(programs))], *values)
+        ran = [(chosen == k).astype(jnp.zeros(()).dtype) for k in range(len(programs))]
+        return outputs, [*recorded, *ran]
+
+    search.recorder.regions[position] = run
+    return list[Any]([None] * len(equation.outputs))
+
+
 def _search_inside(search: Search, program: Program, states: Sequence[State]) -> Search:
     """Search a region's program; its own leaves are the numbers of the inputs that parameters come in by."""
     shapes = {}
@@ -140,22 +180,27 @@ def _lift(
     search: Search,
     inside: Search,
     states: Sequence[State],
-    steps: int | None,
-    stacked: frozenset[int],
+    steps: int | None = None,
+    stacked: frozenset[int] = frozenset(),
+    start: int = 0,
+    ran: int = -1,
 ) -> None:
+    """Keep what was found inside; `start` is where the region's record of it starts, `ran` of whether it ran."""
     position = search.position
     passage = Passage(
         parameters={k: state for k, state in enumerate(states) if isinstance(state, Parameter)},
         offsets=inside.offsets,
-        source=lambda index: search.recorder.index(Inner(position, index)),
+        source=lambda index: search.recorder.index(Inner(position, start + index)),
         steps=steps,
         stacked=stacked,
+        ran=search.recorder.index(Inner(position, ran)) if ran >= 0 else -1,
     )
     search.uses.extend(passage.lift(use) for use in inside.uses)
 
 
 _RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = {
     primitives.scan_p: _scan,
+    primitives.cond_p: _cond,
     primitives.remat_p: _remat,
     primitives.custom_jvp_call_p: _custom_derivative,
     primitives.custom_vjp_call_p: _custom_derivative,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnb._jaxpr import Recorder
-from lnb._linear_maps import DenseFeatures, FeatureMap, LoopFeatures, Reading
+from lnb._linear_maps import DenseFeatures, FeatureMap, LoopFeatures, Reading, RunWeight
 from lnb._tracked import Labels, Output, Parameter, Term, core, varying_axes
 
 
@@ -54,6 +54,7 @@ class Use:
         samples: n.
         form: its canonical form; None where it is kept as its equations.
         is_identity: its parameters are only added to data or set beside it.
+        weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over.
     """
 
     leaves: tuple[int, ...]
@@ -62,6 +63,7 @@ class Use:
     samples: int
     form: Form | None
     is_identity: bool
+    weight_source: int = -1
 
 
 def finish(output: Output, recorder: Recorder, shapes: Mapping[int, Any]) -> Use:
@@ -139,6 +141,7 @@ class Passage:
         source: the place outside of what the region records at an index.
         steps: how often the region runs, for a loop; None for one that runs once.
         stacked: the region's leaves that are another slice of their parameter in each step.
+        ran: the place outside of whether the region ran, 1 or 0, for one that may be passed over.
     """
 
     parameters: Mapping[int, Parameter]
@@ -146,6 +149,7 @@ class Passage:
     source: Callable[[int], int]
     steps: int | None = None
     stacked: frozenset[int] = frozenset()
+    ran: int = -1
 
     def lift(self, use: Use) -> Use:
         """The use outside of the region."""
@@ -158,7 +162,11 @@ class Passage:
         if use.form is not None and stacked in (set(), set(use.leaves)):
             form = self._lift_form(use, use.form, bool(stacked))
         identity = use.is_identity and all(self.parameters[own].layout is not None for own in use.leaves)
-        return Use(leaves, self._function(use), sources, samples, form, identity)
+        weight_source = self.source(use.weight_source) if use.weight_source >= 0 else self.ran
+        function = self._function(use)
+        if self.ran >= 0:
+            function, sources = _if_it_ran(function), (*sources, self.ran)
+        return Use(leaves, function, sources, samples, form, identity, weight_source)
 
     def _function(self, use: Use) -> Callable[[Mapping[int, Any], Sequence[Any]], Any]:
         parameters = {own: self.parameters[own] for own in use.leaves}
@@ -211,6 +219,24 @@ class Passage:
             maps = tuple(LoopFeatures(feature_map, stacked) for feature_map in maps)
         samples = reading.samples * (1 if stacked else self.steps or 1)
         sources = tuple(self.source(index) for index in reading.sources)
-        lifted = Reading(maps, sources, reading.sizes, samples)
+        weight, weight_source = reading.weight, self.ran
+        if weight is not None:
+            weight = LoopFeatures(weight, stacked) if self.steps is not None else weight
+            weight_source = self.source(reading.weight_source)
+        elif self.ran >= 0:
+            weight = RunWeight(form.groups, reading.samples)
+        lifted = Reading(maps, sources, reading.sizes, samples, weight, weight_source)
         groups = form.groups * (steps or 1)
         return replace(form, reading=lifted, pack=pack, labels_of=labels_of, groups=groups, whole=whole)
+
+
+def _if_it_ran(
+    function: Callable[[Mapping[int, Any], Sequence[Any]], Any],
+) -> Callable[[Mapping[int, Any], Sequence[Any]], Any]:
+    """The function times its last feature: whether its region ran."""
+
+    def weighted(leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
+        output = function(leaves, features[:-1])
+        return output * features[-1].astype(output.dtype)
+
+    return weighted
