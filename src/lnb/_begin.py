@@ -7,7 +7,7 @@ that form, and the neuron is then kept as its equations.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -24,63 +24,88 @@ if TYPE_CHECKING:
     from lnb._search import Search, State
 
 
-def begin(search: Search, equation: Equation, states: Sequence[State]) -> Output | None:
-    """The neuron that begins at this equation, of a parameter and activations, if it is of a canonical form."""
-    positions = [k for k, state in enumerate(states) if isinstance(state, Parameter)]
+Axes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which axes of an operation's output count (g, o) and which count n, and how far."""
+
+    columns: tuple[int, ...]
+    rows: tuple[int, ...]
+    groups: int
+    outputs: int
+    samples: int
+
+
+def roles(search: Search, equation: Equation, position: int) -> Roles | None:
+    """The roles of the axes of what comes of a weight, the input at `position`; None for other operations."""
     rule = _RULES.get(equation.primitive)
-    if rule is None or len(positions) != 1:
+    return rule[0](search, equation, position) if rule else None
+
+
+def begin(search: Search, equation: Equation, states: Sequence[State]) -> Output | None:
+    """The neuron that begins where one parameter is multiplied, convolved or looked up; None for other operations."""
+    positions = [k for k, state in enumerate(states) if isinstance(state, Parameter)]
+    found = roles(search, equation, positions[0])
+    if found is None or len(positions) != 1:
         return None
     parameter = states[positions[0]]
     assert isinstance(parameter, Parameter)
+    output = search.general_output(equation, list(states), found.samples)
+    slices = equation.primitive is primitives.dynamic_slice_p
+    matrices = equation.primitive is primitives.gather_p and len(parameter.shape) > 2
+    output = replace(output, selected=slices or matrices)
     if not parameter.is_layout:
-        return None
-    return rule(search, equation, positions[0], parameter)
+        return output
+    term = _RULES[equation.primitive][1](search, equation, positions[0], parameter)
+    return _canonical(output, term, found)
 
 
-def _output(search: Search, equation: Equation, position: int, term: Term, **roles: Any) -> Output:
-    states: list[State] = [None] * len(equation.inputs)
-    states[position] = term.parameter
-    general = search.general_output(equation, states, roles["samples"])
-    return replace(general, terms=(term,), **roles)
-
-
-def _dot_general(search: Search, equation: Equation, position: int, parameter: Parameter) -> Output:
-    """Y[g, n, o] = sum_i X[g, n, i] W[g, i, o]: g the batch axes of weight and input, i the contracted axes."""
-    contracting, batch = equation.parameters["dimension_numbers"]
-    other = equation.inputs[1 - position]
-    shapes = (search.shape(equation.inputs[0]), search.shape(equation.inputs[1]))
-    free = [tuple(a for a in range(len(shapes[k])) if a not in contracting[k] and a not in batch[k]) for k in range(2)]
-    order = tuple(batch[position]) + tuple(contracting[position]) + free[position]
-    weight_shape = shapes[position]
-    groups = prod(weight_shape[a] for a in batch[position])
-    inputs = prod(weight_shape[a] for a in contracting[position])
-    outputs = prod(weight_shape[a] for a in free[position])
-
-    features = DenseFeatures(
-        tuple(batch[1 - position]),
-        free[1 - position],
-        tuple(contracting[1 - position]),
-        parameter.factor,
+def _canonical(output: Output, term: Term, found: Roles) -> Output:
+    shape = output.shape
+    return replace(
+        output,
+        terms=(term,),
+        columns=place([shape[a] for a in found.columns], found.columns, shape),
+        rows=place([shape[a] for a in found.rows], found.rows, shape),
+        groups=found.groups,
+        outputs=found.outputs,
+        samples=found.samples,
     )
-    term = _term("dense", parameter, features, other, order, (groups, inputs, outputs))
+
+
+def _dot_axes(search: Search, equation: Equation, position: int) -> tuple[Axes, Axes, Axes]:
+    """(weight's, input's) batch, contracted and free axes of a matrix product."""
+    contracting, batch = equation.parameters["dimension_numbers"]
+    ranks = [len(search.shape(value)) for value in equation.inputs]
+    free = [tuple(a for a in range(ranks[k]) if a not in (*contracting[k], *batch[k])) for k in range(2)]
+    order = (position, 1 - position)
+    batch_axes, contracted, rest = (tuple(tuple(axes[k]) for k in order) for axes in (batch, contracting, free))
+    return batch_axes, contracted, rest
+
+
+def _dot_roles(search: Search, equation: Equation, position: int) -> Roles:
+    """g are the batch axes of weight and input, n and o the free axes of the input and of the weight."""
+    batch, _, free = _dot_axes(search, equation, position)
     # The axes of the product: the batch axes, then the free axes of the left operand, then those of the right.
     shape = search.shape(equation.outputs[0])
-    count = len(batch[0])
-    left = tuple(range(count, count + len(free[0])))
-    right = tuple(range(count + len(free[0]), len(shape)))
-    rows, columns = (left, right) if position == 1 else (right, left)
-    columns = tuple(range(count)) + columns
-    return _output(
-        search,
-        equation,
-        position,
-        term,
-        columns=place([shape[a] for a in columns], columns, shape),
-        rows=place([shape[a] for a in rows], rows, shape),
-        groups=groups,
-        outputs=outputs,
-        samples=prod(shape[a] for a in rows),
-    )
+    count, left = len(batch[0]), len(free[position])
+    left_axes = tuple(range(count, count + left))
+    right_axes = tuple(range(count + left, len(shape)))
+    rows, outputs = (right_axes, left_axes) if position == 0 else (left_axes, right_axes)
+    groups = tuple(range(count))
+    return Roles(groups + outputs, rows, *(prod(shape[a] for a in axes) for axes in (groups, outputs, rows)))
+
+
+def _dot_term(search: Search, equation: Equation, position: int, parameter: Parameter) -> Term:
+    """Y[g, n, o] = sum_i X[g, n, i] W[g, i, o]."""
+    batch, contracted, free = _dot_axes(search, equation, position)
+    groups, inputs, outputs = (prod(parameter.shape[a] for a in axes[0]) for axes in (batch, contracted, free))
+    features = DenseFeatures(batch[1], free[1], contracted[1], parameter.factor)
+    order = batch[0] + contracted[0] + free[0]
+    source = equation.inputs[1 - position]
+    return _term("dense", parameter, features, source, order, (groups, inputs, outputs))
 
 
 def _term(
@@ -100,16 +125,24 @@ def _term(
     return Term(kind, parameter, pack, labels, features, source, sizes[1])
 
 
-def _convolution(search: Search, equation: Equation, position: int, parameter: Parameter) -> Output | None:
-    """G the feature groups, n batch x output pixels, i channels of a group x positions of the kernel."""
-    p = equation.parameters
-    if position != 1 or p["batch_group_count"] != 1:
+def _convolution_roles(search: Search, equation: Equation, position: int) -> Roles | None:
+    """g the feature groups, o the output channels of a group, n batch x output pixels."""
+    if position != 1 or equation.parameters["batch_group_count"] != 1:
         return None
-    input_layout, kernel_layout, output_layout = p["dimension_numbers"]
+    batch, channel, *space = equation.parameters["dimension_numbers"][2]
+    shape, rows = search.shape(equation.outputs[0]), (batch, *space)
+    groups = equation.parameters["feature_group_count"]
+    return Roles((channel,), rows, groups, shape[channel] // groups, prod(shape[a] for a in rows))
+
+
+def _convolution_term(search: Search, equation: Equation, position: int, parameter: Parameter) -> Term:
+    """i = channels of a group x positions of the kernel."""
+    del search, position
+    p = equation.parameters
+    input_layout, kernel_layout, _ = p["dimension_numbers"]
     groups = p["feature_group_count"]
-    kernel = [search.shape(equation.inputs[1])[axis] for axis in kernel_layout]  # [output, input, *space]
-    channels, space = kernel[1], tuple(kernel[2:])
-    inputs, outputs = channels * prod(space), kernel[0] // groups
+    outputs, channels, *space = (parameter.shape[axis] for axis in kernel_layout)
+    inputs = channels * prod(space)
     features = ConvolutionFeatures(
         strides=tuple(p["window_strides"]),
         padding=tuple(tuple(pair) for pair in p["padding"]),
@@ -117,7 +150,7 @@ def _convolution(search: Search, equation: Equation, position: int, parameter: P
         kernel_dilation=tuple(p["rhs_dilation"]),
         groups=groups,
         input_layout=tuple(input_layout),
-        kernel_size=space,
+        kernel_size=tuple(space),
         channels=channels,
         factor=parameter.factor,
     )
@@ -126,10 +159,10 @@ def _convolution(search: Search, equation: Equation, position: int, parameter: P
     assert labels_of is not None
 
     def canonical(kernel: Any) -> Any:
-        kernel = kernel.transpose(kernel_layout).reshape(groups, outputs, inputs)  # [g, o, i]
+        kernel = kernel.transpose(kernel_layout).reshape(groups, outputs // groups, inputs)  # [g, o, i]
         return kernel.swapaxes(1, 2)  # [g, i, o]
 
-    term = Term(
+    return Term(
         "convolution",
         parameter,
         lambda leaves: canonical(layout(leaves)),
@@ -138,71 +171,66 @@ def _convolution(search: Search, equation: Equation, position: int, parameter: P
         equation.inputs[0],
         inputs,
     )
-    shape = search.shape(equation.outputs[0])
-    rows = (output_layout[0], *output_layout[2:])
-    return _output(
-        search,
-        equation,
-        position,
-        term,
-        columns=place([shape[output_layout[1]]], (output_layout[1],), shape),
-        rows=place([shape[a] for a in rows], rows, shape),
-        groups=groups,
-        outputs=outputs,
-        samples=prod(shape[a] for a in rows),
-    )
 
 
-def _gather(search: Search, equation: Equation, position: int, parameter: Parameter) -> Output | None:
-    """Rows of a table: i the rows, o what a row holds, n the tokens."""
-    numbers = equation.parameters["dimension_numbers"]
-    table = search.shape(equation.inputs[0])
-    sizes = equation.parameters["slice_sizes"]
-    row_axes = numbers.collapsed_slice_dims
-    looks_up_rows = (
-        position == 0
-        and len(row_axes) == 1
-        and numbers.start_index_map == row_axes
-        and not numbers.operand_batching_dims
-        and all(size == full for a, (size, full) in enumerate(zip(sizes, table, strict=True)) if a != row_axes[0])
-    )
-    if not looks_up_rows or parameter.factor != 1.0:
+def _looked_up_row(search: Search, equation: Equation) -> int | None:
+    """The axis of a table that the indices choose from, where they choose whole rows: all other axes are read full."""
+    sizes, table = equation.parameters["slice_sizes"], search.shape(equation.inputs[0])
+    indexed: Sequence[int] = range(len(table))
+    if equation.primitive is primitives.gather_p:
+        numbers = equation.parameters["dimension_numbers"]
+        indexed = numbers.start_index_map
+        # With several indices the full axes' are ignored only where an index out of bounds is moved into them.
+        drops = equation.parameters["mode"] is GatherScatterMode.FILL_OR_DROP
+        if numbers.operand_batching_dims or (drops and len(indexed) > 1):
+            return None
+    chosen = [a for a in indexed if sizes[a] == 1 and (table[a] > 1 or len(indexed) == 1)]
+    full = all(size == length for a, (size, length) in enumerate(zip(sizes, table, strict=True)) if a not in chosen)
+    return chosen[0] if len(chosen) == 1 and full else None
+
+
+def _lookup_roles(search: Search, equation: Equation, position: int) -> Roles | None:
+    """o is what a row of the table holds, n the tokens."""
+    if position != 0 or _looked_up_row(search, equation) is None:
         return None
-    row = row_axes[0]
     shape = search.shape(equation.outputs[0])
-    columns = tuple(numbers.offset_dims)
+    columns = tuple(range(len(shape)))
+    if equation.primitive is primitives.gather_p:
+        columns = tuple(equation.parameters["dimension_numbers"].offset_dims)
     rows = tuple(a for a in range(len(shape)) if a not in columns)
-    outputs = prod(shape[a] for a in columns)
-    clip = equation.parameters["mode"] is GatherScatterMode.CLIP
-    order = (row, *(a for a in range(len(table)) if a != row))
-    features = EmbeddingFeatures(table[row], clip)
-    term = _term("embedding", parameter, features, equation.inputs[1], order, (1, table[row], outputs))
-    return _output(
-        search,
-        equation,
-        position,
-        term,
-        columns=place([shape[a] for a in columns], columns, shape),
-        rows=place([shape[a] for a in rows], rows, shape),
-        groups=1,
-        outputs=outputs,
-        samples=prod(shape[a] for a in rows),
-    )
+    return Roles(columns, rows, 1, prod(shape[a] for a in columns), prod(shape[a] for a in rows))
 
 
-_RULES: dict[Any, Callable[[Search, Equation, int, Parameter], Output | None]] = {
-    primitives.dot_general_p: _dot_general,
-    primitives.conv_general_dilated_p: _convolution,
-    primitives.gather_p: _gather,
+def _lookup_term(search: Search, equation: Equation, position: int, parameter: Parameter) -> Term:
+    """i = the rows of the table."""
+    del position
+    row = _looked_up_row(search, equation)
+    assert row is not None
+    order = (row, *(a for a in range(len(parameter.shape)) if a != row))
+    rows = parameter.shape[row]
+    if equation.primitive is primitives.gather_p:
+        component = equation.parameters["dimension_numbers"].start_index_map.index(row)
+        clip = equation.parameters["mode"] is GatherScatterMode.CLIP
+        features = EmbeddingFeatures(rows, clip, component, parameter.factor)
+        source = equation.inputs[1]
+    else:
+        features, source = EmbeddingFeatures(rows, True, None, parameter.factor), equation.inputs[1 + row]
+    sizes = (1, rows, prod(parameter.shape) // max(1, rows))
+    return _term("embedding", parameter, features, source, order, sizes)
+
+
+_RULES: dict[Any, tuple[Callable[..., Roles | None], Callable[..., Term]]] = {
+    primitives.dot_general_p: (_dot_roles, _dot_term),
+    primitives.conv_general_dilated_p: (_convolution_roles, _convolution_term),
+    primitives.gather_p: (_lookup_roles, _lookup_term),
+    primitives.dynamic_slice_p: (_lookup_roles, _lookup_term),
 }
 
 
 def scale(search: Search, equation: Equation, states: Sequence[State]) -> Output | None:
     """A parameter times an activation, element by element: g the parameter's elements, n every other axis, i = 1."""
-    position = next(k for k, state in enumerate(states) if isinstance(state, Parameter))
-    parameter = states[position]
-    assert isinstance(parameter, Parameter)
-    if parameter.labels is None or len(parameter.leaves) != 1:
+    parameter = next(state for state in states if isinstance(state, Parameter))
+    if parameter.labels is None:
         return None
     shape = search.shape(equation.outputs[0])
     labels = np.broadcast_to(parameter.labels, shape)
@@ -211,19 +239,12 @@ def scale(search: Search, equation: Equation, states: Sequence[State]) -> Output
     if order is None or np.unique(order).size != order.size:
         return None
     rows = tuple(a for a in range(len(shape)) if a not in axes)
-    term = _element_term("scale", search, parameter, order, (order.size, 1, 1))
-    output = _output(
-        search,
-        equation,
-        position,
-        term,
-        columns=place(order.shape, axes, shape),
-        rows=place([shape[a] for a in rows], rows, shape),
-        groups=order.size,
-        outputs=1,
-        samples=prod(shape[a] for a in rows),
-    )
-    return replace(output, elementwise=True)
+    sizes = (order.size, 1, 1)
+    pack = take(search, parameter, order, sizes)
+    term = Term("scale", parameter, pack, lambda: order.reshape(sizes), None, None, 1)
+    found = Roles(axes, rows, order.size, 1, prod(shape[a] for a in rows))
+    output = search.general_output(equation, list(states), found.samples)
+    return replace(_canonical(output, term, found), elementwise=True)
 
 
 def scale_again(output: Output, product: Output) -> Output | None:
@@ -245,18 +266,22 @@ def scale_again(output: Output, product: Output) -> Output | None:
     )
 
 
-def _element_term(kind: str, search: Search, parameter: Parameter, order: Labels, sizes: tuple[int, int, int]) -> Term:
-    pack = take(parameter.leaves[0], order.ravel() - search.offsets[parameter.leaves[0]], sizes)
-    return Term(kind, parameter, pack, lambda: order.reshape(sizes), None, None, sizes[1])
-
-
-def take(leaf: int, elements: Labels, sizes: tuple[int, int, int]) -> Callable[[Mapping[int, Any]], Any]:
-    """Packs these elements of a leaf, in this order, as an array of these sizes."""
+def take(
+    search: Search, parameter: Parameter, order: Labels, sizes: tuple[int, int, int]
+) -> Callable[[Mapping[int, Any]], Any]:
+    """Packs the elements with these labels, in this order, as an array of these sizes."""
+    starts = np.cumsum([0, *(search.sizes[leaf] for leaf in parameter.leaves)])
+    elements = order.ravel().copy()
+    for leaf, start in zip(parameter.leaves, starts, strict=False):
+        offset = search.offsets[leaf]
+        inside = (order.ravel() >= offset) & (order.ravel() < offset + search.sizes[leaf])
+        elements[inside] += start - offset
+    whole = np.array_equal(elements, np.arange(starts[-1]))
 
     def pack(leaves: Mapping[int, Any]) -> Any:
-        flat = leaves[leaf].reshape(-1)
-        whole = flat.shape[0] == elements.size and np.array_equal(elements, np.arange(elements.size))
-        return (flat if whole else flat[jnp.asarray(elements)]).reshape(sizes)
+        flat = [leaves[leaf].reshape(-1) for leaf in parameter.leaves]
+        joined = flat[0] if len(flat) == 1 else jnp.concatenate(flat)
+        return (joined if whole else joined[elements]).reshape(sizes)
 
     return pack
 
@@ -264,8 +289,7 @@ def take(leaf: int, elements: Labels, sizes: tuple[int, int, int]) -> Callable[[
 def bias(search: Search, parameter: Parameter, order: Labels, groups: int, outputs: int) -> Bias:
     """A parameter whose elements, taken in `order`, are b[g, o]."""
     sizes = (groups, 1, outputs)
-    pack = take(parameter.leaves[0], order - search.offsets[parameter.leaves[0]], sizes)
-    return Bias(parameter, pack, order.reshape(sizes))
+    return Bias(parameter, take(search, parameter, order, sizes), order.reshape(sizes))
 
 
 def identity(search: Search, parameter: Parameter, shape: tuple[int, ...]) -> Output:
@@ -283,41 +307,4 @@ def identity(search: Search, parameter: Parameter, shape: tuple[int, ...]) -> Ou
         groups=size,
         outputs=1,
         samples=max(1, prod(shape) // max(1, size)),
-    )
-
-
-def concatenate(
-    equation: Equation,
-    parameters: Sequence[Parameter],
-    shape_of: Callable[[Value], tuple[int, ...]],
-) -> Parameter:
-    """Several parameters side by side: one layout of all their leaves."""
-    leaves = tuple(dict.fromkeys(leaf for p in parameters for leaf in p.leaves))
-
-    def function(values: Mapping[int, Any]) -> Any:
-        return equation.bind([p.function(values) for p in parameters])[0]
-
-    shape = shape_of(equation.outputs[0])
-    factors = {p.factor for p in parameters}
-    if any(p.layout is None for p in parameters) or len(factors) > 1:
-        return Parameter(leaves, function, None, None, shape, distinct=False, whole=False)
-
-    def layout(values: Mapping[int, Any]) -> Any:
-        return equation.bind([p.layout(values) for p in parameters if p.layout])[0]
-
-    def labels_of() -> Labels:
-        axis = equation.parameters["dimension"]
-        return np.concatenate([p.labels for p in parameters if p.labels is not None], axis=axis)
-
-    disjoint = len(leaves) == sum(len(p.leaves) for p in parameters)
-    distinct = disjoint and all(p.distinct for p in parameters)
-    return Parameter(
-        leaves,
-        function,
-        layout,
-        labels_of,
-        shape,
-        distinct,
-        all(p.whole for p in parameters),
-        factors.pop(),
     )

@@ -98,7 +98,7 @@ def _add_bias(search: Search, equation: Equation, states: list[State], output: O
 
 def _with_factor_in_features(output: Output) -> Output:
     """A constant factor of the output is one of its features, now that a bias may join; a scale's has it already."""
-    if output.factor == 1.0 or any(term.kind == "embedding" for term in output.terms or ()):
+    if output.factor == 1.0:
         return output
     terms = tuple(
         term
@@ -119,9 +119,10 @@ def _as_bias(search: Search, shape: tuple[int, ...], output: Output, parameter: 
     """The parameter as b[g, o], if it is one: an element for each (g, o), the same for every sample."""
     fits = output.bias is None and output.shape == shape and output.columns is not None
     once = prod(shape) == output.groups * output.outputs * output.samples
-    if not fits or not once or output.factor != 1.0 or parameter.factor != 1.0 or parameter.labels is None:
+    if not fits or not once or output.factor != 1.0 or parameter.factor != 1.0 or parameter.layout is None:
         return None
     assert output.columns is not None
+    assert parameter.labels is not None
     axes = varying_axes(output.columns)
     columns, labels = (
         core(output.columns, axes),
@@ -131,7 +132,7 @@ def _as_bias(search: Search, shape: tuple[int, ...], output: Output, parameter: 
         return None
     order = np.empty(columns.size, np.int64)
     order[columns.ravel()] = labels.ravel()
-    if len(parameter.leaves) != 1 or np.unique(order).size != order.size:
+    if np.unique(order).size != order.size:
         return None
     return _begin.bias(search, parameter, order, output.groups, output.outputs)
 
@@ -139,6 +140,9 @@ def _as_bias(search: Search, shape: tuple[int, ...], output: Output, parameter: 
 def _join(search: Search, equation: Equation, first: Output, second: Output) -> State:
     """Two weights whose products are added are one neuron: its features are both weights' features."""
     shape = search.shape(equation.outputs[0])
+    unformed = [output.terms is None for output in (first, second)]
+    if any(unformed) and all(output.terms is None or output.selected for output in (first, second)):
+        return search.general_output(equation, [first, second], max(first.samples, second.samples))
     kinds = {term.kind for output in (first, second) for term in output.terms or ()}
     joinable = kinds and kinds <= {"dense", "convolution"} and first.terms and second.terms
     same = first.shape == second.shape == shape and (first.groups, first.outputs) == (
@@ -229,7 +233,7 @@ def _multiply_output(search: Search, equation: Equation, states: list[State], ou
 def concatenate(search: Search, equation: Equation, states: list[State]) -> State:
     """Values side by side."""
     if all(isinstance(state, Parameter) for state in states):
-        return _begin.concatenate(equation, [s for s in states if isinstance(s, Parameter)], search.shape)
+        return search.rearrange(equation, states)
     for position, state in enumerate(states):
         if isinstance(state, Parameter):
             begin_identity(search, equation, position)

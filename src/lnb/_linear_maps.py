@@ -168,14 +168,17 @@ class ConvolutionFeatures:
 class EmbeddingFeatures:
     """One-hot features of a table lookup: g = 1, n = tokens, i = rows of the table. Their Gram matrix is diagonal.
 
+    `component` is the index's place on the recorded array's last axis, if that axis holds several indices.
     An index outside the table reads no row (`clip=False`) or the nearest (`clip=True`), as in the lookup itself.
     """
 
     rows: int
     clip: bool
+    component: int | None = None
+    factor: float = 1.0
 
     def _indices(self, recorded: Array) -> tuple[Array, Array]:
-        indices = recorded.reshape(-1)
+        indices = (recorded if self.component is None else recorded[..., self.component]).reshape(-1)
         ran = indices != absent(indices.dtype)
         if self.clip:
             indices = jnp.clip(indices, 0, self.rows - 1)
@@ -184,21 +187,22 @@ class EmbeddingFeatures:
 
     def matrix(self, recorded: Array) -> Array:
         indices, inside = self._indices(recorded)
-        return jax.nn.one_hot(jnp.where(inside, indices, -1), self.rows)[None]  # [1, n, i]
+        return jax.nn.one_hot(jnp.where(inside, indices, -1), self.rows)[None] * self.factor  # [1, n, i]
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
         indices, inside = self._indices(recorded)
         counts = jnp.zeros(self.rows).at[indices].add(inside.astype(jnp.zeros(()).dtype))
         frequency = (counts / indices.size)[None]  # [1, i]
-        return frequency, frequency
+        return frequency * self.factor, frequency * self.factor**2
 
     def forward(self, recorded: Array, weight: Array) -> Array:
         indices, inside = self._indices(recorded)
-        return jnp.where(inside[:, None], weight[0][indices], jnp.zeros((), weight.dtype))[None]  # [1, n, o]
+        weight = weight[0] * self.factor
+        return jnp.where(inside[:, None], weight[indices], jnp.zeros((), weight.dtype))[None]  # [1, n, o]
 
     def backward(self, recorded: Array, output: Array) -> Array:
         indices, inside = self._indices(recorded)
-        rows = jnp.where(inside[:, None], output[0], jnp.zeros((), output.dtype))
+        rows = jnp.where(inside[:, None], output[0] * self.factor, jnp.zeros((), output.dtype))
         return jnp.zeros((self.rows, output.shape[2]), output.dtype).at[indices].add(rows)[None]  # [1, i, o]
 
 
@@ -296,12 +300,12 @@ class Reading:
         mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         return mean * self.samples, square * self.samples
 
-    def gram(self, arrays: Arrays) -> Array:
-        """X^T X [g, i, i]."""
+    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
+        """X^T X [g, i, i] and X^T 1 [g, i]."""
         parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
         x, weights = jnp.concatenate(parts, axis=2), self.weights(arrays)
         x = x if weights is None else x * weights
-        return contract("gni,gnj->gij", x, x)
+        return contract("gni,gnj->gij", x, x), x.sum(1)
 
     def product(self, arrays: Arrays, vector: Array, has_bias: bool) -> Array:
         """J^T J v for V [g, i(+1), o]."""
@@ -341,11 +345,16 @@ class FeatureSet:
         means, squares = zip(*(reading.sums(arrays) for reading in self.readings), strict=True)
         return reduce(jnp.add, means) / self._count(arrays), reduce(jnp.add, squares) / self._count(arrays)
 
-    def gram(self, arrays: Arrays) -> Array:
-        """E[x x^T] [g, i, i] without the bias's row, or its diagonal [g, i] where it is diagonal."""
+    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
+        """E[x x^T] [g, i, i], or its diagonal [g, i] where it is diagonal, and E[x] [g, i].
+
+        Unlike `moments`, which a convolution takes over its input's pixels, both are over the n samples.
+        """
         if self.is_diagonal:
-            return self.moments(arrays)[1]
-        return reduce(jnp.add, [r.gram(arrays) for r in self.readings]) / self._count(arrays)[:, :, None]
+            return self.moments(arrays)
+        grams, sums = zip(*(reading.gram(arrays) for reading in self.readings), strict=True)
+        count = self._count(arrays)
+        return reduce(jnp.add, grams) / count[:, :, None], reduce(jnp.add, sums) / count
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""

@@ -113,12 +113,11 @@ class Neuron:
     def gram(self, features: Features) -> Array:
         """Its metric's matrix of eq. (12), E[[x 1] [x 1]^T], as [g, i(+1), i(+1)]."""
         feature_set = self._canonical(features, "a Gram matrix")
-        gram = feature_set.gram(features.arrays)
+        gram, mean = feature_set.gram(features.arrays)
         if feature_set.is_diagonal:
             gram = gram[:, :, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
         if not self.has_bias:
             return gram
-        mean = feature_set.moments(features.arrays)[0]
         column = jnp.concatenate([mean, jnp.ones_like(mean[:, :1])], axis=1)[:, :, None]  # [g, i + 1, 1]
         return jnp.concatenate([jnp.concatenate([gram, mean[:, None]], axis=1), column], axis=2)
 

@@ -20,6 +20,7 @@ from jax.extend.core import primitives
 from lnb import _begin, _combine, _regions
 from lnb._jaxpr import Equation, Program, Recorder, Value, is_linear_in, is_traced, jaxprs_of
 from lnb._tracked import (
+    Labels,
     Nonlinear,
     Output,
     Parameter,
@@ -274,7 +275,7 @@ class Search:
             return self.nonlinear(equation, states)
         begun = _begin.begin(self, equation, states)
         others = [v for v, s in zip(equation.inputs, states, strict=True) if s is None]
-        still_layout = begun is None or equation.primitive is primitives.gather_p
+        still_layout = begun is None or equation.primitive in (primitives.gather_p, primitives.dynamic_slice_p)
         if still_layout and all(self.is_constant(value) for value in others):
             return self.rearrange(equation, states)
         return begun or self.begin_general(equation, states)
@@ -283,6 +284,8 @@ class Search:
         """Whether a neuron's output is still rather a weight than an output: it has met no samples yet."""
         if equation.primitive is primitives.reduce_sum_p and output.elementwise and output.columns is not None:
             return bool(set(varying_axes(output.columns)).intersection(equation.parameters["axes"]))
+        if output.selected:
+            return equation.primitive in (primitives.dot_general_p, primitives.conv_general_dilated_p)
         return output.constant or (output.elementwise and output.samples == 1)
 
     def without_outputs(self, equation: Equation, states: list[State]) -> State:
@@ -307,23 +310,26 @@ class Search:
 
         shape = self.shape(equation.outputs[0])
         first = parameters[0]
-        selects = equation.primitive in (primitives.gather_p, primitives.dynamic_slice_p)
-        if not selects or first.layout is None or first.labels is None:
+        scales = equation.primitive in (primitives.mul_p, primitives.div_p) and first.shape == shape
+        if len(parameters) == 1 and scales:
+            return replace(first.opaque(function, shape), labels_of=first.labels_of)
+        labels = None
+        if all(p.layout is not None and p.labels is not None for p in parameters):
+            labels = _labels_by_evaluation(bind, [p.labels for p in parameters if p.labels is not None])
+        if labels is None or len({p.factor for p in parameters}) > 1:
             return first.opaque(function, shape, leaves)
-        layout, before = first.layout, first.labels
-        with jax.ensure_compile_time_eval():
-            labels = np.asarray(bind([jnp.asarray(before)]))
-        if labels.min(initial=0) < 0:
-            return first.opaque(function, shape, leaves)
+        layouts = [p.layout for p in parameters if p.layout is not None]
         distinct = np.unique(labels).size == labels.size
-        return replace(
-            first,
-            function=function,
-            layout=lambda values: bind([layout(values)]),
-            labels_of=lambda: labels,
-            shape=shape,
-            distinct=distinct,
-            whole=first.whole and distinct and labels.size == before.size,
+        known = labels
+        return Parameter(
+            leaves,
+            function,
+            lambda values: bind([layout(values) for layout in layouts]),
+            lambda: known,
+            shape,
+            distinct,
+            all(p.whole for p in parameters) and distinct and labels.size == sum(prod(p.shape) for p in parameters),
+            first.factor,
         )
 
     def _inputs(self, equation: Equation, states: list[State]) -> tuple[tuple[Value, ...], Callable[..., list[Any]]]:
@@ -364,14 +370,32 @@ class Search:
         )
 
     def begin_general(self, equation: Equation, states: list[State]) -> Output:
+        """A neuron of no canonical form: each sample uses every parameter element once, as far as can be told."""
         size = prod(self.shape(equation.outputs[0]))
         parameters = [state for state in states if isinstance(state, Parameter)]
-        return self.general_output(equation, states, max(1, size // max(1, sum(prod(p.shape) for p in parameters))))
+        leaves = {leaf for parameter in parameters for leaf in parameter.leaves}
+        return self.general_output(equation, states, max(1, size // max(1, sum(self.sizes[leaf] for leaf in leaves))))
 
     def continue_general(self, equation: Equation, states: list[State]) -> Output:
         samples = max(state.samples for state in states if isinstance(state, Output))
-        output = self.general_output(equation, states, samples)
-        if any(isinstance(state, Output) and state.constant for state in states):
-            samples = max(1, prod(output.shape) // max(1, prod(output.shape[-1:])))
-            output = replace(output, samples=samples)
-        return output
+        roles = _begin.roles(self, equation, next(k for k, s in enumerate(states) if isinstance(s, Output)))
+        return self.general_output(equation, states, samples * (roles.samples if roles else 1))
+
+
+def _labels_by_evaluation(bind: Callable[[Sequence[Any]], Any], labels: Sequence[Labels]) -> Labels | None:
+    """The labels after an operation that only selects elements; None for one that does more.
+
+    It selects if what it makes of other numbers are these numbers at the places that it makes of the labels.
+    """
+    order = np.unique(np.concatenate([array.ravel() for array in labels]))
+    numbers = np.random.default_rng(0).integers(1, 2**30, order.size + 1).astype(np.int32)
+    places = [np.searchsorted(order, array).astype(np.int32) + 1 for array in labels]
+    try:
+        with jax.ensure_compile_time_eval():
+            moved = np.asarray(bind([jnp.asarray(array) for array in places]))
+            check = np.asarray(bind([jnp.asarray(numbers[array]) for array in places]))
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+    if moved.min(initial=1) < 1 or moved.max(initial=1) > order.size or not np.array_equal(numbers[moved], check):
+        return None
+    return order[moved - 1]

@@ -28,7 +28,8 @@ class Parameter:
         leaves: the leaves' numbers.
         function: the value, from the leaves.
         layout: the same without casts, for packing; None where the value is more than a layout of its leaves.
-        labels_of: gives for each element of the value which element of its leaf it is, (leaf, element) as one number.
+        labels_of: gives for each element of the value the one leaf element that it depends on, (leaf, element) as one
+            number; None where it depends on several.
         distinct: no element of a leaf appears twice.
         whole: every element of the leaves appears.
         factor: the constant that the layout's values are multiplied by.
@@ -104,6 +105,7 @@ class Output:
         groups, outputs, samples: g, o and n.
         elementwise: each element of the value depends on one parameter element alone, through products.
         constant: its features so far are constants of the program.
+        selected: a weight that data chose out of a stack of weights: it has met no features yet.
         joined: the neuron's output as it was when its last parameter joined.
     """
 
@@ -120,6 +122,7 @@ class Output:
     bias: Bias | None = None
     elementwise: bool = False
     constant: bool = False
+    selected: bool = False
     factor: float = 1.0
     joined: Output | None = None
 
@@ -190,8 +193,6 @@ def lay_out(equation: Equation, parameter: Parameter, shape: tuple[int, ...]) ->
     def function(leaves: Mapping[int, Any]) -> Any:
         return equation.bind([parameter.function(leaves)])[0]
 
-    if parameter.layout is None:
-        return parameter.opaque(function, shape)
     layout, labels_of = parameter.layout, parameter.labels_of
     if equation.primitive in _SAME:
         return replace(parameter, function=function)
@@ -199,7 +200,7 @@ def lay_out(equation: Equation, parameter: Parameter, shape: tuple[int, ...]) ->
     return replace(
         parameter,
         function=function,
-        layout=lambda leaves: equation.bind([layout(leaves)])[0],
+        layout=layout and (lambda leaves: equation.bind([layout(leaves)])[0]),
         labels_of=labels_of and (lambda: relabel(equation, labels_of())),
         shape=shape,
         distinct=parameter.distinct and not repeats,
