@@ -70,8 +70,8 @@ class Cholesky:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """The averages with this batch in them, factored if it is time."""
         assert isinstance(features, FeatureSet)
-        mean, square = features.moments(arrays)
-        gram = average(statistics.gram, square if _is_diagonal(features) else features.gram(arrays), self.decay)
+        gram, mean = features.gram(arrays)
+        gram = average(statistics.gram, gram.reshape(statistics.gram.shape), self.decay)
         mean = average(statistics.mean, mean, self.decay)
 
         def factor() -> tuple[Array, Array]:
