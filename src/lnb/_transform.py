@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from lnb._moments import average, corrected
 from lnb._neurons import Features, Neuron, Neurons
 from lnb._solvers import CG, Solver
 
+Step = Literal["norm", "polyak"]
 SolverChoice = Solver | Callable[[Neuron], Solver]
 
 
@@ -34,7 +36,7 @@ class GuardedState(NamedTuple):
 
 
 def scale_by_lnb(
-    neurons: Neurons, *, solver: SolverChoice = CG(), min_norm: float = 1e-2
+    neurons: Neurons, *, solver: SolverChoice = CG(), min_norm: float = 1e-2, step: Step = "norm"
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition the gradient by every neuron's metric, and divide by the step's length in function space.
 
@@ -47,6 +49,8 @@ def scale_by_lnb(
         neurons: from `lnb.find_neurons`.
         solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver.
         min_norm: lower bound on sqrt(z).
+        step: "norm" as above, or "polyak", whose length takes a loss with minimum 0 there if it were linear:
+            update = theta loss / z (Polyak, 1987). `update` then takes `value=loss` too.
 
     Returns:
         A transformation whose `update(grads, state, params, features=features)` takes the features from
@@ -58,7 +62,7 @@ def scale_by_lnb(
 
     Source: Algorithm 2 and section 3.4 of the paper.
     """
-    return _guarded(_scale_by_lnb(neurons, solver, min_norm))
+    return _guarded(_scale_by_lnb(neurons, solver, min_norm, step))
 
 
 def lnb(
@@ -69,6 +73,7 @@ def lnb(
     gradient_decay: float = 0.9,
     weight_decay: float = 1e-4,
     min_norm: float = 1e-2,
+    step: Step = "norm",
 ) -> optax.GradientTransformationExtraArgs:
     """Online linear neuron boosting (Algorithm 2): train with each linear function's features whitened.
 
@@ -81,6 +86,7 @@ def lnb(
         gradient_decay: of the moving average of the gradient, corrected for its start at zero; 0 for none.
         weight_decay: rho of Algorithm 2; the parameters shrink by learning_rate * weight_decay a step.
         min_norm: lower bound on sqrt(z).
+        step: as in `scale_by_lnb`; with "polyak", `learning_rate=1` and `gradient_decay=0` are the textbook step.
 
     Returns:
         An optimizer: `init(params)`, then `update(grads, state, params, features=features)`.
@@ -107,7 +113,7 @@ def lnb(
     return _guarded(
         optax.chain(
             _average_gradient(gradient_decay),
-            _scale_by_lnb(neurons, solver, min_norm),
+            _scale_by_lnb(neurons, solver, min_norm, step),
             optax.add_decayed_weights(weight_decay),
             optax.scale_by_learning_rate(learning_rate),
         )
@@ -136,9 +142,13 @@ def _average_gradient(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _scale_by_lnb(neurons: Neurons, solver: SolverChoice, min_norm: float) -> optax.GradientTransformationExtraArgs:
+def _scale_by_lnb(
+    neurons: Neurons, solver: SolverChoice, min_norm: float, step: Step
+) -> optax.GradientTransformationExtraArgs:
     if not isinstance(neurons, Neurons):
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
+    if step not in ("norm", "polyak"):
+        raise ValueError(f"`step` must be 'norm' or 'polyak', got {step!r}.")
     _check_number("min_norm", min_norm, 0, float("inf"))
     solvers = [_solver_of(neuron, solver) for neuron in neurons]
     # Neurons that read the same features share its statistics if they are solved alike.
@@ -166,40 +176,63 @@ def _scale_by_lnb(neurons: Neurons, solver: SolverChoice, min_norm: float) -> op
         params: Any = None,
         *,
         features: Features | None = None,
+        value: Any = None,
         **extra: Any,
     ) -> tuple[Any, LNBState]:
         del params, extra
         neurons.check_features(features)
         assert features is not None
         leaves, treedef = jax.tree.flatten(updates)
-        step = state.step + 1
-        statistics = list(state.statistics)
-        memory = list(state.memory)
-        directions: list[Array | None] = [None] * len(leaves)
-        for neuron, chosen, owner in zip(neurons, solvers, owners, strict=True):
-            feature_set = features.sets[neuron.index]
-            direction = neuron.pack_leaves(leaves)
-            if feature_set is not None:
-                if owner == neuron.index:
-                    statistics[owner] = chosen.update(feature_set, features.arrays, statistics[owner], step)
-                direction, memory[neuron.index] = chosen.solve(
-                    feature_set,
-                    features.arrays,
-                    statistics[owner],
-                    step,
-                    direction,
-                    memory[neuron.index],
-                )
-            for leaf, part in neuron.unpack_leaves(direction).items():
-                before = directions[leaf]
-                directions[leaf] = part if before is None else before + part
-        filled = neurons.fill_uncovered(directions, leaves)
-        squared = sum(jnp.vdot(d, g.astype(d.dtype)) for d, g in zip(filled, leaves, strict=True))
-        length = jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
-        filled = [direction / length.astype(direction.dtype) for direction in filled]
-        return jax.tree.unflatten(treedef, filled), LNBState(step, tuple(statistics), tuple(memory))
+        directions, moved = _solve(neurons, solvers, owners, leaves, features, state)
+        dtype = statistics_dtype(*(direction.dtype for direction in directions))
+        pairs = zip(directions, leaves, strict=True)
+        squared = reduce(jnp.add, [jnp.vdot(d.astype(dtype), g.astype(dtype)) for d, g in pairs])
+        if step == "norm":
+            factor = 1 / jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
+        else:
+            factor = _polyak_factor(squared, value, min_norm)
+        stepped = [direction * factor.astype(direction.dtype) for direction in directions]
+        return jax.tree.unflatten(treedef, stepped), moved
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _solve(
+    neurons: Neurons,
+    solvers: Sequence[Solver],
+    owners: Sequence[int],
+    gradients: Sequence[Array],
+    features: Features,
+    state: LNBState,
+) -> tuple[list[Array], LNBState]:
+    """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave."""
+    count = state.step + 1
+    statistics, memory = list(state.statistics), list(state.memory)
+    directions: list[Array | None] = [None] * len(gradients)
+    for neuron, solver, owner in zip(neurons, solvers, owners, strict=True):
+        index, feature_set = neuron.index, features.sets[neuron.index]
+        direction = neuron.pack_leaves(gradients)
+        if feature_set is not None:
+            if owner == index:
+                statistics[owner] = solver.update(feature_set, features.arrays, statistics[owner], count)
+            direction, memory[index] = solver.solve(
+                feature_set, features.arrays, statistics[owner], count, direction, memory[index]
+            )
+        for leaf, part in neuron.unpack_leaves(direction).items():
+            before = directions[leaf]
+            directions[leaf] = part if before is None else before + part
+    moved = LNBState(count, tuple(statistics), tuple(memory))
+    return neurons.fill_uncovered(directions, gradients), moved
+
+
+def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:
+    """loss / z, the step to where a loss with minimum 0 would vanish if it were linear."""
+    if value is None:
+        raise ValueError(
+            '`value` is missing: with `step="polyak"`, call '
+            "`optimizer.update(grads, state, params, features=features, value=loss)`."
+        )
+    return jnp.asarray(value, squared.dtype) / jnp.maximum(min_norm**2, squared)
 
 
 def _guarded(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
