@@ -42,13 +42,23 @@ def add(search: Search, equation: Equation, states: list[State]) -> State:
             return begin_identity(search, equation, 0)
         return _add_bias(search, equation, states, second, first)
     if isinstance(first, Output) or isinstance(second, Output):
-        return None
+        return _add_activation(search, equation, states, sign)
     position = 0 if isinstance(first, Parameter) else 1
     parameter, other = states[position], equation.inputs[1 - position]
     assert isinstance(parameter, Parameter)
     if search.is_constant(other) and prod(search.shape(equation.outputs[0])) == prod(parameter.shape):
         return _shift(search, equation, states, position, sign if position else 1.0)
     return begin_identity(search, equation, position)
+
+
+def _add_activation(search: Search, equation: Equation, states: list[State], sign: float) -> State:
+    """A residual: the neuron's derivative stays as it is, and a bias may yet follow."""
+    output = states[0] or states[1]
+    assert isinstance(output, Output)
+    subtracted = sign < 0 and states[0] is None
+    if subtracted or output.shape != search.shape(equation.outputs[0]):
+        return None
+    return replace(output, joined=output.ended())
 
 
 def _shift(search: Search, equation: Equation, states: list[State], position: int, sign: float) -> State:

@@ -68,6 +68,15 @@ class Plan:
     neurons: tuple[FoundNeuron, ...]
     uncovered: Mapping[int, str]
 
+    def needed(self) -> set[int]:
+        """The places of the recorded arrays that a feature set reads."""
+        places: set[int] = set()
+        for neuron in self.neurons:
+            for reading in neuron.features.readings if neuron.features else ():
+                places.update(reading.sources)
+                places.add(reading.weight_source)
+        return places
+
 
 def plan(program: Program, shapes: Sequence[jax.ShapeDtypeStruct]) -> Plan:
     """Find the neurons of a program whose first inputs are the parameter leaves of these shapes."""

@@ -24,10 +24,11 @@ PyTree = Any
 class Features:
     """What the neurons read in one batch: arrays for `update`, and which feature set reads which of them.
 
-    A pytree whose leaves are `arrays`; it passes through `jax.jit`, `jax.lax.scan` and `optax.chain`.
+    A pytree whose leaves are `arrays`, None where nothing reads what was recorded; it passes through `jax.jit`,
+    `jax.lax.scan` and `optax.chain`.
     """
 
-    arrays: tuple[Array, ...]
+    arrays: tuple[Any, ...]
     sets: tuple[FeatureSet | EquationFeatureSet | None, ...]
     signature: tuple[Any, ...]
 
@@ -216,7 +217,9 @@ class Neurons(Sequence[Neuron]):
             return value, (aux, recorded)
 
         (value, (aux, recorded)), gradients = jax.value_and_grad(evaluate, has_aux=True)(leaves)
-        features = Features(tuple(recorded), tuple(found.features for found in plan.neurons), signature)
+        needed = plan.needed()
+        arrays = tuple(array if place in needed else None for place, array in enumerate(recorded))
+        features = Features(arrays, tuple(found.features for found in plan.neurons), signature)
         value = jax.tree.unflatten(result_tree, [value, *aux])
         return value, jax.tree.unflatten(self._treedef, gradients), features
 

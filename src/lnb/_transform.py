@@ -96,7 +96,8 @@ def lnb(
 
     Source: Algorithm 2 of the paper.
 
-    >>> import jax, jax.numpy as jnp, optax
+    >>> import jax.numpy as jnp, optax
+    >>> from lnb import find_neurons
     >>> def loss_fn(params, x):
     ...     return jnp.square(x @ params["weight"] + params["bias"] - 1).mean()
     >>> params, x = {"weight": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}, jnp.eye(3)

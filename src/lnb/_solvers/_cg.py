@@ -57,8 +57,8 @@ class CG:
         """Moments of zero; a neuron kept as its equations has none, and P is the identity."""
         if not isinstance(features, FeatureSet):
             return ()
-        zeros = jnp.zeros((features.groups, features.inputs), dtype)
-        return Moments(zeros, zeros)
+        shape = (features.groups, features.inputs)
+        return Moments(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """Mu and chi with this batch's moments in them."""

@@ -63,9 +63,10 @@ class Cholesky:
     def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
         """Averages of zero."""
         assert isinstance(features, FeatureSet)
-        mean = jnp.zeros((features.groups, features.inputs), dtype)
-        gram = mean if _is_diagonal(features) else jnp.zeros((*mean.shape, features.inputs), dtype)
-        return Gram(gram, mean, gram, mean)
+        mean = (features.groups, features.inputs)
+        gram = mean if _is_diagonal(features) else (*mean, features.inputs)
+        # Each field its own array, so that the state can be donated.
+        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram, mean)))
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """The averages with this batch in them, factored if it is time."""

@@ -46,8 +46,8 @@ class Diagonal:
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> Moments:
         """Moments of zero."""
-        zeros = jnp.zeros((features.groups, features.inputs), dtype)
-        return Moments(zeros, zeros)
+        shape = (features.groups, features.inputs)
+        return Moments(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
         """Mu and chi with this batch's moments in them."""
