@@ -19,6 +19,14 @@ from lnb.experiments._optimizers import LNBDiagonal as LNBDiagonal
 from lnb.experiments._optimizers import Muon as Muon
 from lnb.experiments._optimizers import OptimizerSettings as OptimizerSettings
 from lnb.experiments._optimizers import check_optimizer as check_optimizer
+from lnb.experiments._records import RecordWriter as RecordWriter
+from lnb.experiments._records import Run as Run
+from lnb.experiments._records import RunHeader as RunHeader
+from lnb.experiments._records import describe_environment as describe_environment
+from lnb.experiments._records import read_run as read_run
+from lnb.experiments._summary import Summary as Summary
+from lnb.experiments._summary import summarize as summarize
+from lnb.experiments._summary import timed_together as timed_together
 from lnb.experiments._tasks import TASKS as TASKS
 from lnb.experiments._tasks import Target as Target
 from lnb.experiments._tasks import Task as Task

@@ -87,16 +87,25 @@ def train(problem: Problem, settings: OptimizerSettings, *, epochs: int, evaluat
         epochs: passes over the training data.
         evaluate_every: steps from one record to the next; the last step has one too.
 
-    Yields:
+    Returns:
         A record at step 0 and at each evaluation. The run ends with `epochs`, or with the first
         record whose loss is not finite, or when the caller stops asking.
 
     Raises:
-        ExperimentError: a setting is out of its range.
+        ExperimentError: a setting is out of its range, which shows before the first step.
     """
     if epochs < 1 or evaluate_every < 1:
         raise ExperimentError(f"`epochs` and `evaluate_every` must be at least 1, got {epochs} and {evaluate_every}.")
-    neurons, optimizer = prepare(problem, settings)
+    return _run(problem, *prepare(problem, settings), epochs, evaluate_every)
+
+
+def _run(
+    problem: Problem,
+    neurons: lnb.Neurons | None,
+    optimizer: optax.GradientTransformationExtraArgs,
+    epochs: int,
+    evaluate_every: int,
+) -> Iterator[Record]:
     # The step gives its arguments' memory away, so each array has to be this run's own.
     initial = (problem.params, optimizer.init(problem.params))
     params, state = jax.tree.map(jnp.copy, initial)
