@@ -339,21 +339,20 @@ def _report(console: Console, paths: Sequence[Path], plot: Path) -> None:
 
 
 def _closing_table(runs: Sequence[ex.Run], summaries: Sequence[ex.Summary], labels: Sequence[str]) -> Table:
-    has_accuracy = any(summary.accuracy is not None for summary in summaries)
+    metric = runs[0].header.target.metric
+    judged = "test accuracy" if metric == "accuracy" else f"final {metric.replace('_', ' ')}"
     adam = next((s.milliseconds for s in summaries if s.optimizer == "adam" and s.milliseconds), None)
     table = Table(title=f"{runs[0].header.task}, target: {runs[0].header.target}", title_justify="left", pad_edge=False)
     table.add_column("optimizer")
-    accuracy = ("test accuracy",) if has_accuracy else ()
-    for title in ("final loss", *accuracy, "steps to target", "seconds to target", "ms/step", "ratio to adam"):
+    for title in ("final loss", judged, "steps to target", "seconds to target", "ms/step", "ratio to adam"):
         table.add_column(title, justify="right")
     for label, summary in zip(labels, summaries, strict=True):
         row = [label, f"{summary.loss:.4g}"]
         if summary.diverged_at is not None:
             row[1] = f"diverged by step {summary.diverged_at:,}"
-        if has_accuracy:
-            row.append(_cell(summary.accuracy, ".2%"))
+        row.append(format(summary.target_metric, ".2%" if metric == "accuracy" else ".3g"))
         row.append(_cell(summary.steps_to_target, ",", f"not in {summary.steps:,}"))
-        row += [_cell(summary.seconds_to_target, ".2f"), _cell(summary.milliseconds, ".3g")]
+        row += [_cell(summary.seconds_to_target, ".3g"), _cell(summary.milliseconds, ".3g")]
         row.append(_cell(summary.milliseconds and adam and summary.milliseconds / adam, ".2f"))
         table.add_row(*row)
     return table

@@ -91,7 +91,7 @@ def _draw_lines(
         diverged = len(shown) < len(run.records)
         points = [time(record) for record in shown], [value(record) for record in shown]
         label = f"{label} (diverged)" if diverged else label
-        axes.plot(*points, color=color, linestyle=dashes, linewidth=1.8, label=label)
+        axes.plot(*points, color=color, linestyle=dashes, linewidth=1.7, label=label)
         if diverged and shown:
             axes.plot(points[0][-1], points[1][-1], "x", color=color, markersize=9, markeredgewidth=2)
     axes.grid(alpha=0.25)
@@ -132,11 +132,22 @@ def _draw_target(row: Any, runs: Sequence[Run]) -> None:
             ha="right",
             color="0.3",
             fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
+            zorder=4,
         )
         for run, (color, _) in zip(runs, _styles(runs), strict=True):
             reached = getattr(summarize(run), name)
             if reached is not None:
-                axes.plot(reached, target.value, "o", color=color, markersize=6, markeredgecolor="white", zorder=5)
+                axes.plot(
+                    reached,
+                    target.value,
+                    "o",
+                    color=color,
+                    markersize=6,
+                    markeredgecolor="white",
+                    zorder=5,
+                    clip_on=False,
+                )
 
 
 def _headline(runs: Sequence[Run]) -> str:

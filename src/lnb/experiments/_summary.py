@@ -21,6 +21,8 @@ class Summary:
     """Training loss at the end."""
     accuracy: float | None
     """Share of test examples that are right at the end; None if the task has no classes."""
+    target_metric: float
+    """What the target is about, at the end."""
     diverged_at: int | None
     """The step by which the loss was no longer finite; None if it always was."""
     steps: int
@@ -48,6 +50,7 @@ def summarize(run: Run) -> Summary:
         optimizer=run.header.optimizer,
         loss=last.loss,
         accuracy=last.metrics.get("accuracy"),
+        target_metric=last.metrics[run.header.target.metric],
         diverged_at=None if last.finite else last.step,
         steps=last.step,
         steps_to_target=reached and reached.step,
