@@ -110,7 +110,7 @@ def _scale_losses(row: Any, runs: Sequence[Run], metric: str | None) -> None:
 def _scale_accuracies(row: Any, runs: Sequence[Run]) -> None:
     """Show where the runs end, not how they left the first guess behind."""
     ends = [run.records[-1].metrics["accuracy"] for run in runs if run.records[-1].finite]
-    lowest, highest = min(ends, default=0.0), max(ends, default=1.0)
+    lowest, highest = min(ends, default=0.0), max(*ends, runs[0].header.target.value, 0.0)
     bottom = max(0.0, lowest - max(0.05, 2 * (highest - lowest)))
     for axes in row:
         axes.set_ylim(bottom, min(1.0, highest + 0.25 * (highest - bottom)))
@@ -123,18 +123,20 @@ def _draw_target(row: Any, runs: Sequence[Run]) -> None:
     times = ("steps_to_target", "seconds_to_target")
     for axes, name in zip(row, times, strict=True):
         axes.axhline(target.value, color="0.4", linewidth=0.9, linestyle=":")
-        axes.annotate(
+        label = axes.annotate(
             f"target: {target}",
             (1, target.value),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
+            xytext=(-2, -4),
             textcoords="offset points",
             ha="right",
+            va="top",
             color="0.3",
             fontsize=9,
             bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
             zorder=4,
         )
+        label.set_in_layout(False)  # it stays inside the axes
         for run, (color, _) in zip(runs, _styles(runs), strict=True):
             reached = getattr(summarize(run), name)
             if reached is not None:

@@ -19,8 +19,6 @@ class Summary:
     """Name of the optimizer."""
     loss: float
     """Training loss at the end."""
-    accuracy: float | None
-    """Share of test examples that are right at the end; None if the task has no classes."""
     target_metric: float
     """What the target is about, at the end."""
     diverged_at: int | None
@@ -49,7 +47,6 @@ def summarize(run: Run) -> Summary:
     return Summary(
         optimizer=run.header.optimizer,
         loss=last.loss,
-        accuracy=last.metrics.get("accuracy"),
         target_metric=last.metrics[run.header.target.metric],
         diverged_at=None if last.finite else last.step,
         steps=last.step,

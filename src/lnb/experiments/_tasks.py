@@ -60,7 +60,8 @@ class Target:
 
     def __str__(self) -> str:
         sign = "≥" if self.at_least else "≤"
-        return f"{self.metric.replace('_', ' ')} {sign} {self.value:g}"
+        value = f"{self.value:.0%}" if self.metric == "accuracy" else f"{self.value:g}"
+        return f"{self.metric.replace('_', ' ')} {sign} {value}"
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,21 @@ def _started_from(**tuned: OptimizerSettings) -> Mapping[str, OptimizerSettings]
     return MappingProxyType({**OPTIMIZERS, **named})
 
 
-# Adam's learning rates are its best on seed 0 of {3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 3e-2} on digits, of {3e-4, 1e-3, 3e-3}
-# on MNIST and of {0.003, 0.01, 0.03, 0.1, 0.3, 1, 3} on the factorization, so that no grid ends below the best; LNB's
-# rate and ridge are the best of no more pairs than that.
+# Adam's learning rates are the best on seed 0 of a grid that goes on past the best: on digits from 3e-4 to 3e-2, on
+# MNIST from 1e-4 to 3e-2, on the factorization from 0.003 to 3, about three to a decade. LNB's rate and ridge are the
+# paper's on MNIST, and the best of no more pairs elsewhere.
 _MNIST_OPTIMIZERS = _started_from(
-    adam=Adam(learning_rate=1e-3),
-    adamw=AdamW(learning_rate=1e-3),
+    adam=Adam(learning_rate=2e-2),
+    adamw=AdamW(learning_rate=2e-2),
     sgd=SGD(learning_rate=0.1),
     muon=Muon(learning_rate=0.02),
     lnb=LNB(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
     lnb_cholesky=LNBCholesky(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
     lnb_diagonal=LNBDiagonal(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
+)
+
+_INVERTED_MNIST_OPTIMIZERS = MappingProxyType(
+    {**_MNIST_OPTIMIZERS, "adam": Adam(learning_rate=3e-4), "adamw": AdamW(learning_rate=3e-4)}
 )
 
 _DIGITS_OPTIMIZERS = _started_from(
@@ -157,7 +162,6 @@ _MNIST = partial(
     epochs=5,
     evaluate_every=10,
     stop_at_target=False,
-    optimizers=_MNIST_OPTIMIZERS,
 )
 
 TASKS: Mapping[str, Task] = {
@@ -188,12 +192,14 @@ TASKS: Mapping[str, Task] = {
             summary="784-800-10 tanh network on MNIST (section 5.2)",
             target=Target("accuracy", 0.97, at_least=True),
             build=partial(classification, load_mnist, False),
+            optimizers=_MNIST_OPTIMIZERS,
         ),
         _MNIST(
             name="mnist-inverted",
             summary="The same with its pixels inverted, 1 - x",
             target=Target("accuracy", 0.95, at_least=True),
             build=partial(classification, load_mnist, True),
+            optimizers=_INVERTED_MNIST_OPTIMIZERS,
         ),
     )
 }

@@ -112,7 +112,8 @@ def _run(
     first = next(problem.batches(0))
     step = _compile_step(problem, neurons, optimizer, params, state, first)
     # The first call of a program costs more than the next ones: it is made on copies, before the clock runs.
-    jax.block_until_ready(step(*jax.tree.map(jnp.copy, initial), first))
+    params_copy, state_copy = jax.tree.map(jnp.copy, initial)
+    jax.block_until_ready(step(params_copy, state_copy, first))
     loss = float(jax.jit(problem.loss_fn)(params, first))
     yield Record(0, 0.0, 0.0, None, loss, problem.evaluate(params))
 
