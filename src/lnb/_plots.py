@@ -114,7 +114,7 @@ def _scale_accuracies(row: Any, runs: Sequence[Run]) -> None:
     bottom = max(0.0, lowest - max(0.05, 2 * (highest - lowest)))
     for axes in row:
         axes.set_ylim(bottom, min(1.0, highest + 0.25 * (highest - bottom)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _draw_target(row: Any, runs: Sequence[Run]) -> None:

@@ -63,4 +63,4 @@ def timed_together(runs: Sequence[Run]) -> bool:
 
 def _first_at_target(run: Run) -> Record | None:
     target = run.header.target
-    return next((record for record in run.records if target.reached(record.metrics)), None)
+    return next((record for record in run.records if record.finite and target.reached(record.metrics)), None)
