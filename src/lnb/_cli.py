@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from lnb import experiments as ex
@@ -256,7 +256,7 @@ def _field(name: str) -> str:
 
 
 class _Display:
-    """Tells how runs go: by progress bars on a terminal, else by a few lines, and in silence from then on."""
+    """Tells how runs go: by progress bars on a terminal, else by a few lines for each run."""
 
     def __init__(self, console: Console, names: Sequence[str], total: int) -> None:
         self._console = console
@@ -265,10 +265,9 @@ class _Display:
         self._width = max(map(len, names))
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=9),
+            TextColumn("{task.completed:,}/{task.total:,}"),
             TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -343,7 +342,7 @@ def _closing_table(runs: Sequence[ex.Run], summaries: Sequence[ex.Summary], labe
     judged = "test accuracy" if metric == "accuracy" else f"final {metric.replace('_', ' ')}"
     adam = next((s.milliseconds for s in summaries if s.optimizer == "adam" and s.milliseconds), None)
     table = Table(title=f"{runs[0].header.task}, target: {runs[0].header.target}", title_justify="left", pad_edge=False)
-    table.add_column("optimizer")
+    table.add_column("optimizer", no_wrap=True)
     for title in ("final loss", judged, "steps to target", "seconds to target", "ms/step", "ratio to adam"):
         table.add_column(title, justify="right")
     for label, summary in zip(labels, summaries, strict=True):
