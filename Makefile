@@ -14,6 +14,8 @@ endif
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
 	.venv/bin/lnb compare digits-inverted
+	@printf '\nPlots of LNB against Adam:\n%s\n%s\n' \
+		lnb-results/matrix-factorization/comparison.png lnb-results/digits-inverted/comparison.png
 
 test: .venv/installed
 	.venv/bin/pytest -n $(WORKERS)

@@ -25,3 +25,10 @@ def x64() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """Run one test with JAX's usual dtype promotion, which Optax's own optimizers count on."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -1,0 +1,37 @@
+"""Experiments: tasks, optimizers to compare, and a training loop that yields records.
+
+    task = find_task("digits")
+    problem = task.build(task.settings, 0)
+    for record in train(problem, task.optimizers["lnb"], epochs=task.epochs, evaluate_every=5):
+        ...
+
+Needs the extra `lnb[experiments]`.
+"""
+
+from lnb.experiments._errors import ExperimentError as ExperimentError
+from lnb.experiments._optimizers import LNB as LNB
+from lnb.experiments._optimizers import OPTIMIZERS as OPTIMIZERS
+from lnb.experiments._optimizers import SGD as SGD
+from lnb.experiments._optimizers import Adam as Adam
+from lnb.experiments._optimizers import AdamW as AdamW
+from lnb.experiments._optimizers import LNBCholesky as LNBCholesky
+from lnb.experiments._optimizers import LNBDiagonal as LNBDiagonal
+from lnb.experiments._optimizers import Muon as Muon
+from lnb.experiments._optimizers import OptimizerSettings as OptimizerSettings
+from lnb.experiments._optimizers import check_optimizer as check_optimizer
+from lnb.experiments._records import RecordWriter as RecordWriter
+from lnb.experiments._records import Run as Run
+from lnb.experiments._records import RunHeader as RunHeader
+from lnb.experiments._records import describe_environment as describe_environment
+from lnb.experiments._records import read_run as read_run
+from lnb.experiments._summary import Summary as Summary
+from lnb.experiments._summary import summarize as summarize
+from lnb.experiments._summary import timed_together as timed_together
+from lnb.experiments._tasks import TASKS as TASKS
+from lnb.experiments._tasks import Target as Target
+from lnb.experiments._tasks import Task as Task
+from lnb.experiments._tasks import find_task as find_task
+from lnb.experiments._training import Problem as Problem
+from lnb.experiments._training import Record as Record
+from lnb.experiments._training import prepare as prepare
+from lnb.experiments._training import train as train

@@ -1,0 +1,306 @@
+"""The optimizers that are compared: frozen settings, each of which builds an Optax transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import optax
+from optax import contrib
+
+import lnb
+from lnb.experiments._errors import ExperimentError
+
+
+class OptimizerSettings(Protocol):
+    """Hyper-parameters of one optimizer."""
+
+    reads_features: ClassVar[bool]
+    """Whether `build` needs the network's neurons, and `update` their features."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Length of a step, in the optimizer's own measure."""
+        ...
+
+    def build(self, neurons: Any) -> optax.GradientTransformationExtraArgs:
+        """The transformation; `neurons` is None unless `reads_features`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, 2014)."""
+
+    reads_features: ClassVar[bool] = False
+
+    learning_rate: float = 1e-3
+    """Step size."""
+    mean_decay: float = 0.9
+    """Of the moving average of the gradient (beta 1)."""
+    square_decay: float = 0.999
+    """Of the moving average of the squared gradient (beta 2)."""
+    epsilon: float = 1e-8
+    """Added to the root of the squares."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        adam = optax.adam(self.learning_rate, self.mean_decay, self.square_decay, self.epsilon)
+        return _clipped(self, adam)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2017)."""
+
+    reads_features: ClassVar[bool] = False
+
+    learning_rate: float = 1e-3
+    """Step size."""
+    mean_decay: float = 0.9
+    """Of the moving average of the gradient (beta 1)."""
+    square_decay: float = 0.999
+    """Of the moving average of the squared gradient (beta 2)."""
+    epsilon: float = 1e-8
+    """Added to the root of the squares."""
+    weight_decay: float = 1e-2
+    """Shrinks the parameters by this times the step size."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        adamw = optax.adamw(
+            self.learning_rate,
+            self.mean_decay,
+            self.square_decay,
+            self.epsilon,
+            weight_decay=self.weight_decay,
+        )
+        return _clipped(self, adamw)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    reads_features: ClassVar[bool] = False
+
+    learning_rate: float = 0.1
+    """Step size."""
+    momentum: float = 0.9
+    """Of the sum of past gradients."""
+    nesterov: bool = False
+    """Look ahead along the momentum."""
+    weight_decay: float = 0.0
+    """Shrinks the parameters by this times the step size."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        sgd = optax.chain(
+            optax.trace(self.momentum, self.nesterov),
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(self.learning_rate),
+        )
+        return _clipped(self, sgd)
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon (Jordan et al., 2024) for matrices, Adam for everything else."""
+
+    reads_features: ClassVar[bool] = False
+
+    learning_rate: float = 0.02
+    """Step size of the matrices."""
+    adam_learning_rate: float = 1e-3
+    """Step size of everything else."""
+    momentum: float = 0.95
+    """Of the moving average of the gradient."""
+    steps: int = 5
+    """Newton-Schulz iterations."""
+    weight_decay: float = 0.0
+    """Shrinks the parameters by this times their step size."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        muon = contrib.muon(
+            self.learning_rate,
+            ns_steps=self.steps,
+            beta=self.momentum,
+            weight_decay=self.weight_decay,
+            adam_weight_decay=self.weight_decay,
+            adam_learning_rate=self.adam_learning_rate,
+        )
+        return _clipped(self, muon)
+
+
+@dataclass(frozen=True)
+class LNB:
+    """Linear neuron boosting with the paper's solver: conjugate gradients on the batch's metric."""
+
+    reads_features: ClassVar[bool] = True
+
+    learning_rate: float = 0.5
+    """Length of a step in function space, sqrt(epsilon)."""
+    steps: int = 2
+    """Conjugate gradient iterations."""
+    ridge: float = 0.1
+    """Added to the metric's diagonal for the weights."""
+    shrinkage: float = 0.1
+    """How far the preconditioner's variances are drawn towards their mean."""
+    mean_decay: float = 0.9
+    """Of the moving average of the features."""
+    square_decay: float = 0.999
+    """Of the moving average of the squared features."""
+    gradient_decay: float = 0.9
+    """Of the moving average of the gradient."""
+    weight_decay: float = 1e-4
+    """Shrinks the parameters by this times the learning rate."""
+    min_norm: float = 1e-2
+    """Lower bound on the norm that a step is divided by."""
+    step: Literal["norm", "polyak"] = "norm"
+    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        solver = lnb.CG(
+            steps=self.steps,
+            ridge=self.ridge,
+            shrinkage=self.shrinkage,
+            mean_decay=self.mean_decay,
+            square_decay=self.square_decay,
+        )
+        return _boosting(self, neurons, solver)
+
+
+@dataclass(frozen=True)
+class LNBCholesky:
+    """Linear neuron boosting with the averaged metric factored every few steps."""
+
+    reads_features: ClassVar[bool] = True
+
+    learning_rate: float = 0.5
+    """Length of a step in function space, sqrt(epsilon)."""
+    every: int = 10
+    """Steps from one factorization to the next."""
+    decay: float = 0.95
+    """Of the moving average of the metric."""
+    ridge: float = 0.1
+    """Added to the metric's diagonal for the weights."""
+    gradient_decay: float = 0.9
+    """Of the moving average of the gradient."""
+    weight_decay: float = 1e-4
+    """Shrinks the parameters by this times the learning rate."""
+    min_norm: float = 1e-2
+    """Lower bound on the norm that a step is divided by."""
+    step: Literal["norm", "polyak"] = "norm"
+    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        solver = lnb.Cholesky(every=self.every, decay=self.decay, ridge=self.ridge)
+        return _boosting(self, neurons, solver)
+
+
+@dataclass(frozen=True)
+class LNBDiagonal:
+    """Linear neuron boosting with the preconditioner alone: no products with the metric."""
+
+    reads_features: ClassVar[bool] = True
+
+    learning_rate: float = 0.5
+    """Length of a step in function space, sqrt(epsilon)."""
+    ridge: float = 0.1
+    """Added to the metric's diagonal for the weights."""
+    shrinkage: float = 0.1
+    """How far the variances are drawn towards their mean."""
+    mean_decay: float = 0.9
+    """Of the moving average of the features."""
+    square_decay: float = 0.999
+    """Of the moving average of the squared features."""
+    gradient_decay: float = 0.9
+    """Of the moving average of the gradient."""
+    weight_decay: float = 1e-4
+    """Shrinks the parameters by this times the learning rate."""
+    min_norm: float = 1e-2
+    """Lower bound on the norm that a step is divided by."""
+    step: Literal["norm", "polyak"] = "norm"
+    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        solver = lnb.Diagonal(
+            ridge=self.ridge,
+            shrinkage=self.shrinkage,
+            mean_decay=self.mean_decay,
+            square_decay=self.square_decay,
+        )
+        return _boosting(self, neurons, solver)
+
+
+OPTIMIZERS: Mapping[str, OptimizerSettings] = {
+    "adam": Adam(),
+    "adamw": AdamW(),
+    "sgd": SGD(),
+    "muon": Muon(),
+    "lnb": LNB(),
+    "lnb-cholesky": LNBCholesky(),
+    "lnb-diagonal": LNBDiagonal(),
+}
+"""The optimizers by name, with the settings that a task starts from."""
+
+
+def check_optimizer(name: str) -> str:
+    """The name of a known optimizer.
+
+    Raises:
+        ExperimentError: there is no optimizer of that name; the message lists those that there are.
+    """
+    if name not in OPTIMIZERS:
+        raise ExperimentError(f"`optimizers` has an unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}.")
+    return name
+
+
+def _boosting(
+    settings: LNB | LNBCholesky | LNBDiagonal, neurons: lnb.Neurons, solver: lnb.Solver
+) -> optax.GradientTransformationExtraArgs:
+    boosting = lnb.lnb(
+        neurons,
+        settings.learning_rate,
+        solver=solver,
+        gradient_decay=settings.gradient_decay,
+        weight_decay=settings.weight_decay,
+        min_norm=settings.min_norm,
+        step=settings.step,
+    )
+    return _clipped(settings, boosting)
+
+
+def _clipped(settings: Any, transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`transformation`, with the gradient clipped before it if so set; checks what all share."""
+    if not settings.learning_rate > 0:
+        raise ExperimentError(
+            f"`learning_rate` of {type(settings).__name__} must be positive, got {settings.learning_rate}."
+        )
+    if settings.clip_norm is None:
+        return optax.with_extra_args_support(transformation)
+    if not settings.clip_norm > 0:
+        raise ExperimentError(
+            f"`clip_norm` of {type(settings).__name__} must be positive or None, got {settings.clip_norm}."
+        )
+    clip = optax.clip_by_global_norm(settings.clip_norm)
+    return optax.with_extra_args_support(optax.chain(clip, transformation))

@@ -1,0 +1,102 @@
+"""Who may import whom: one way, the core on JAX, Optax and NumPy alone, each heavy library in one place."""
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+FILES = sorted((SOURCE / "lnb").rglob("*.py"))
+CORE_PACKAGES = {"jax", "optax", "numpy", "lnb", *sys.stdlib_module_names}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def is_core(name: str) -> bool:
+    return not name.startswith(("lnb.experiments", "lnb._cli", "lnb._plots"))
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All of the tree but what only a type checker reads."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from statements(child)
+
+
+def imported(name: str, *, anywhere: bool = True) -> set[str]:
+    """What the module imports, as full names; only when it is loaded itself unless `anywhere`."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in statements(tree) if anywhere else tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            assert node.module is not None
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own_module(name: str) -> str | None:
+    """The module of this package that an imported name is, or is in."""
+    while name:
+        if name in MODULES:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_imports_run_one_way(anywhere):
+    graph = {}
+    for name in MODULES:
+        # Loading a module loads the packages that it is in, whose public names nobody inside then needs.
+        used = {own_module(other) for other in imported(name, anywhere=anywhere)} - {None, name}
+        graph[name] = used
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if is_core(name)])
+def test_core_needs_only_jax_optax_and_numpy(name):
+    others = imported(name)
+    assert {other.partition(".")[0] for other in others} <= CORE_PACKAGES
+    assert all(is_core(own_module(other) or "lnb") for other in others if other.startswith("lnb"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_private_jax_is_left_alone(name):
+    assert "jax._src" not in MODULES[name].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("package", "owners"),
+    [
+        ("matplotlib", {"lnb._plots"}),
+        ("rich", {"lnb._cli"}),
+        ("tyro", {"lnb._cli"}),
+        ("lnb._cli", set()),
+    ],
+)
+def test_heavy_libraries_have_one_user(package, owners):
+    users = {
+        name for name in MODULES if any(other == package or other.startswith(f"{package}.") for other in imported(name))
+    }
+    assert users == owners
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "lnb._cli"])
+def test_only_the_command_line_prints(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]

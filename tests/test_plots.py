@@ -1,0 +1,90 @@
+"""Figures, drawn from made-up records."""
+
+import math
+
+import pytest
+
+from lnb import _plots
+from lnb import experiments as ex
+
+
+def run(optimizer="lnb", task="digits", losses=(2.0, 0.5, 0.01), accuracies=(0.1, 0.9, 0.98), rate=0.5):
+    named = "accuracy" if accuracies else "relative_loss"
+    values = accuracies or losses
+    records = tuple(
+        ex.Record(10 * i, float(i), 0.1 * i, 10.0 if i else None, loss, {named: value})
+        for i, (loss, value) in enumerate(zip(losses, values, strict=True))
+    )
+    header = ex.RunHeader(
+        task=task,
+        optimizer=optimizer,
+        task_settings={},
+        optimizer_settings={"learning_rate": rate},
+        seed=0,
+        epochs=2,
+        target=ex.Target(named, 0.97 if accuracies else 0.05, at_least=bool(accuracies)),
+        comparison="one",
+        environment={},
+    )
+    return ex.Run(header, records)
+
+
+@pytest.mark.parametrize(("accuracies", "rows"), [((0.1, 0.9, 0.98), 2), ((), 1)])
+def test_a_row_for_each_kind_of_value(accuracies, rows):
+    figure = _plots.draw_runs([run("adam", accuracies=accuracies), run(accuracies=accuracies)])
+    assert len(figure.axes) == 2 * rows
+    assert [axes.get_xlabel() for axes in figure.axes[-2:]] == ["steps", "seconds of training"]
+    assert all(axes.get_yscale() == "log" for axes in figure.axes[:2])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["adam", "lnb"]
+
+
+def test_lines_are_the_records():
+    figure = _plots.draw_runs([run()])
+    loss, accuracy = (figure.axes[i].get_lines()[0] for i in (0, 3))
+    assert loss.get_xdata().tolist() == [0, 10, 20]
+    assert loss.get_ydata().tolist() == [2.0, 0.5, 0.01]
+    assert accuracy.get_xdata().tolist() == [0.0, 0.1, 0.2]
+    assert accuracy.get_ydata().tolist() == [0.1, 0.9, 0.98]
+
+
+def test_headline_starts_with_the_quickest():
+    slow = run("adam", accuracies=(0.1, 0.2, 0.3))
+    assert "lnb 20 · adam not reached" in _plots.draw_runs([slow, run()]).get_suptitle()
+
+
+def test_colors_are_the_optimizers_own_whatever_is_beside_them():
+    def color(runs, index):
+        return _plots.draw_runs(runs).axes[0].get_lines()[index].get_color()
+
+    assert color([run("adam"), run("lnb")], 1) == color([run("lnb")], 0)
+    assert color([run("lnb"), run("lnb")], 0) != color([run("lnb"), run("lnb")], 1)
+
+
+def test_labels_tell_runs_of_one_optimizer_apart():
+    assert _plots.run_labels([run(rate=0.5), run(rate=0.1), run("adam")]) == ["lnb 0.5", "lnb 0.1", "adam"]
+    assert _plots.run_labels([run(), run()]) == ["lnb 0.5 (1)", "lnb 0.5 (2)"]
+
+
+@pytest.mark.parametrize("last", [math.nan, math.inf])
+def test_a_diverged_run_is_drawn_to_where_it_was_finite(last, tmp_path):
+    runs = [run(), run("adam", losses=(2.0, 1.0, last))]
+    figure = _plots.draw_runs(runs)
+    assert "adam (diverged)" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert figure.axes[0].get_lines()[1].get_xdata().tolist() == [0, 10]
+    _plots.plot_runs(runs, tmp_path / "plot.png")
+    _plots.plot_runs([run(losses=(last, last, last))], tmp_path / "plot.png")
+
+
+def test_a_run_that_learns_nothing_is_drawn(tmp_path):
+    _plots.plot_runs([run(losses=(1.0, 1.0, 1.0), accuracies=(0.1, 0.1, 0.1))], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_requests_say_what_is_wrong(tmp_path):
+    with pytest.raises(ex.ExperimentError, match="`records` must be of one task, got none"):
+        _plots.plot_runs([], tmp_path / "plot.png")
+    with pytest.raises(ex.ExperimentError, match="`records` must be of one task, got digits, mnist"):
+        _plots.plot_runs([run(), run(task="mnist")], tmp_path / "plot.png")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ex.ExperimentError, match="`output` cannot be written"):
+        _plots.plot_runs([run()], tmp_path / "file" / "plot.png")
