@@ -251,7 +251,9 @@ def test_a_batch_that_is_not_finite_changes_nothing(solver, poison):
     bad[3, 2] = poison
     after, skipped, _ = step(params, state, bad, labels)
     assert int(skipped.skipped) == 1
-    for got, wanted in zip(jax.tree.leaves((after, skipped.inner)), jax.tree.leaves((params, state.inner)), strict=True):
+    for got, wanted in zip(
+        jax.tree.leaves((after, skipped.inner)), jax.tree.leaves((params, state.inner)), strict=True
+    ):
         np.testing.assert_array_equal(got, wanted)
     after, state, loss = step(after, skipped, x, labels)
     assert np.isfinite(loss)
@@ -265,7 +267,13 @@ def test_polyak_needs_the_loss_and_reaches_zero_of_a_quadratic(x64):
     x, params = batch(0)[0], jnp.ones((6, 2))
     neurons = lnb.find_neurons(loss, params, x)
     optimizer = lnb.lnb(
-        neurons, 1.0, solver=lnb.Cholesky(1, 0.0, 0.0), gradient_decay=0.0, weight_decay=0.0, min_norm=1e-9, step="polyak"
+        neurons,
+        1.0,
+        solver=lnb.Cholesky(1, 0.0, 0.0),
+        gradient_decay=0.0,
+        weight_decay=0.0,
+        min_norm=1e-9,
+        step="polyak",
     )
     value, grads, features = neurons.value_and_grad(params, x)
     with pytest.raises(ValueError, match="`value` is missing"):
