@@ -13,7 +13,7 @@ Layer = tuple[np.ndarray, np.ndarray | None]
 
 
 def dense_metric(layer: Callable[[Any], Any], params: Any, samples: int) -> np.ndarray:
-    """M = J^T J / n of eq. (11), J the Jacobian of a layer's output with respect to its parameters, raveled in order."""
+    """M = J^T J / n of eq. (11), J the Jacobian of a layer's output with respect to its parameters, raveled."""
     jacobian = jax.jacobian(layer)(params)
     size = jax.eval_shape(layer, params).size
     columns = [np.asarray(leaf).reshape(size, -1) for leaf in jax.tree.leaves(jacobian)]

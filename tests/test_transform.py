@@ -1,5 +1,7 @@
 """The update against Algorithm 2 in NumPy, its invariances, its state, and its errors."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ def network(seed, bias=True, dtype=np.float64, sizes=SIZES):
             (random.normal(size=pair) / np.sqrt(pair[0])).astype(dtype),
             (0.1 * random.normal(size=pair[1])).astype(dtype) if bias else None,
         )
-        for pair in zip(sizes[:-1], sizes[1:], strict=True)
+        for pair in pairwise(sizes)
     ]
 
 
@@ -290,7 +292,7 @@ def test_bad_input_is_refused_in_words():
     other = lnb.find_neurons(lambda p, x: jnp.sum(x @ p), jnp.ones((6, 2)), x)
     optimizer = lnb.lnb(neurons, 0.1)
     state = optimizer.init(params)
-    _, grads, features = neurons.value_and_grad(params, x, labels)
+    _, grads, _ = neurons.value_and_grad(params, x, labels)
     _, _, foreign = other.value_and_grad(jnp.ones((6, 2)), x)
     cases = [
         (lambda: optimizer.update(grads, state, params), ValueError, "`features` is missing"),
