@@ -17,6 +17,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jax.extend.core import primitives
 
@@ -254,13 +255,22 @@ def _called(eqn: Any) -> Any | None:
     return called if same_in and same_out else None
 
 
+def _primitive_of(function: Callable[[Any], Any]) -> Any:
+    """The one operation that a function traces to."""
+    return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((), jnp.float32)).jaxpr.eqns[0].primitive
+
+
+# Operations that the oldest supported JAX does not list.
+CHECKPOINT = _primitive_of(jax.checkpoint(lambda x: x + 1))
+CHECKPOINT_NAME = _primitive_of(lambda x: checkpoint_name(x, "name"))
+
 # What repeats, chooses, recomputes or differentiates its jaxpr in a way of its own: entered by _find, never inlined.
 _CONTROL_FLOW = frozenset(
     {
         primitives.scan_p,
         primitives.while_p,
         primitives.cond_p,
-        primitives.remat_p,
+        CHECKPOINT,
         primitives.custom_jvp_call_p,
         primitives.custom_vjp_call_p,
         primitives.linear_solve_p,

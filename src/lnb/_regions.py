@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend.core import primitives
 
 from lnb._combine import begin_identity
-from lnb._jaxpr import Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
+from lnb._jaxpr import CHECKPOINT, Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
 from lnb._linear_maps import absent
 from lnb._tracked import Nonlinear, Parameter
 from lnb._uses import Passage
@@ -201,7 +201,7 @@ def _lift(
 _RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = {
     primitives.scan_p: _scan,
     primitives.cond_p: _cond,
-    primitives.remat_p: _remat,
+    CHECKPOINT: _remat,
     primitives.custom_jvp_call_p: _custom_derivative,
     primitives.custom_vjp_call_p: _custom_derivative,
 }

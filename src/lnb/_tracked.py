@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import primitives
 
-from lnb._jaxpr import Equation, Value
+from lnb._jaxpr import CHECKPOINT_NAME, Equation, Value
 
 Labels = np.ndarray
 
@@ -170,7 +170,7 @@ _SAME: frozenset[Any] = frozenset(
         primitives.convert_element_type_p,
         primitives.copy_p,
         primitives.reduce_precision_p,
-        primitives.name_p,
+        CHECKPOINT_NAME,
         primitives.sharding_constraint_p,
     }
 )
