@@ -14,12 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+try:
+    import tyro
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+    from rich.table import Table
 
-from lnb import experiments as ex
+    from lnb import experiments as ex
+except ModuleNotFoundError as error:
+    message = (
+        f"lnb: the command needs the extra `experiments` ({error.name} is missing): pip install 'lnb[experiments]'"
+    )
+    raise SystemExit(message) from None
 
 _USAGE = """usage: lnb COMMAND ...
 
