@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lnb._equations import EquationFeatureSet, EquationReading, Leaves
 from lnb._jaxpr import Program, Recorder
-from lnb._linear_maps import EquationFeatureSet, EquationReading, FeatureSet, Leaves
+from lnb._linear_maps import FeatureSet
 from lnb._search import Search
 from lnb._tracked import Labels
 from lnb._uses import Form, Use

@@ -11,7 +11,7 @@ feature sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -364,68 +364,3 @@ class FeatureSet:
     def _count(self, arrays: Arrays) -> Array:
         """n, or 1 where nothing ran: the sums are zero then."""
         return jnp.maximum(reduce(jnp.add, [reading.count(arrays) for reading in self.readings]), 1)
-
-
-Leaves = Mapping[int, Array]
-"""Parameter leaves by their number in the flattened tree."""
-
-
-@dataclass(frozen=True, eq=False)
-class EquationReading:
-    """One use of a neuron kept as its equations: `function(leaves, features)` is its output, affine in the leaves."""
-
-    function: Callable[[Leaves, Sequence[Array]], Array]
-    sources: tuple[int, ...]
-    samples: int
-    weight_source: int = -1
-
-    def count(self, arrays: Arrays) -> Array:
-        """How many samples there are: those of the runs, where it may be passed over."""
-        share = jnp.ones(()) if self.weight_source < 0 else arrays[self.weight_source].mean()
-        return self.samples * share
-
-
-@dataclass(frozen=True, eq=False)
-class EquationFeatureSet:
-    """A neuron that fits no row of the table, or several at once (a tied embedding and head).
-
-    Its parameters are packed one after the other as [1, i, 1], and M v comes from the VJP of the JVP of its equations.
-    """
-
-    readings: tuple[EquationReading, ...]
-    shapes: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
-    inputs: int
-    groups: int = 1
-    has_bias: bool = False
-
-    @property
-    def samples(self) -> int:
-        """N of eq. (11)."""
-        return sum(reading.samples for reading in self.readings)
-
-    def unravel(self, vector: Array) -> dict[int, Array]:
-        """The leaves of V [1, i, 1], in its own type."""
-        leaves, start = {}, 0
-        for leaf, shape in self.shapes:
-            size = prod(shape.shape)
-            leaves[leaf] = vector[0, start : start + size, 0].reshape(shape.shape)
-            start += size
-        return leaves
-
-    def ravel(self, leaves: Leaves) -> Array:
-        """V [1, i, 1] of the leaves."""
-        return jnp.concatenate([leaves[leaf].reshape(-1) for leaf, _ in self.shapes])[None, :, None]
-
-    def product(self, arrays: Arrays, vector: Array) -> Array:
-        """M v of eq. (11): since the output is affine in the parameters, its JVP at any point is J v."""
-        at = {leaf: jnp.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes}
-        tangent = {leaf: v.astype(at[leaf].dtype) for leaf, v in self.unravel(vector).items()}
-        total = jnp.zeros_like(vector)
-        for reading in self.readings:
-            features = [arrays[source] for source in reading.sources]
-            output, pullback = jax.vjp(lambda leaves, r=reading, f=features: r.function(leaves, f), at)
-            _, moved = jax.jvp(lambda leaves, r=reading, f=features: r.function(leaves, f), (at,), (tangent,))
-            (pulled,) = pullback(moved.astype(output.dtype))
-            total = total + self.ravel(pulled).astype(vector.dtype)
-        count = reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
-        return total / jnp.maximum(count, 1).astype(vector.dtype)

@@ -14,8 +14,9 @@ from jax import Array
 from jax.tree_util import keystr
 
 from lnb import _find
+from lnb._equations import EquationFeatureSet
 from lnb._jaxpr import trace
-from lnb._linear_maps import EquationFeatureSet, FeatureSet, statistics_dtype
+from lnb._linear_maps import FeatureSet, statistics_dtype
 
 PyTree = Any
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lnb._linear_maps import EquationFeatureSet, statistics_dtype
+from lnb._equations import EquationFeatureSet
+from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
 from lnb._neurons import Features, Neuron, Neurons
 from lnb._solvers import CG, Solver

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from jax import Array
 
-from lnb._linear_maps import EquationFeatureSet, FeatureSet
+from lnb._equations import EquationFeatureSet
+from lnb._linear_maps import FeatureSet
 
 AnyFeatureSet = FeatureSet | EquationFeatureSet
 
