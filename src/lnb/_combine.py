@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import primitives
 
 from lnb import _begin
-from lnb._jaxpr import Equation, Value, jaxprs_of
+from lnb._jaxpr import VARY, Equation, Value, jaxprs_of
 from lnb._tracked import Bias, Labels, Nonlinear, Output, Parameter, core, varying_axes
 
 if TYPE_CHECKING:
@@ -69,6 +69,22 @@ def _shift(search: Search, equation: Equation, states: list[State], position: in
     if parameter.shape != shifted.shape:
         return shifted
     return replace(parameter, function=shifted.function, factor=sign * parameter.factor)
+
+
+def vary(search: Search, equation: Equation, states: list[State]) -> State:
+    """The mark of a value that all devices of a map share, where it meets one that they do not: the value itself."""
+    del search
+    state = states[0]
+    assert isinstance(state, (Parameter, Output))
+
+    def marked(value: Any) -> Any:
+        try:
+            return equation.bind([value])[0]
+        except NameError:  # outside of the map its axis has no name, and there is nothing to mark
+            return value
+
+    function = state.function
+    return replace(state, function=lambda *arguments: marked(function(*arguments)))
 
 
 def begin_identity(search: Search, equation: Equation, position: int) -> None:
@@ -269,5 +285,6 @@ RULES: dict[Any, Callable[[Any, Equation, list[Any]], Any]] = {
     primitives.div_p: product,
     primitives.neg_p: negate,
     primitives.concatenate_p: concatenate,
+    VARY: vary,
 }
 """The rule for each operation that combines: `rule(search, equation, states)` is the state of its output."""

@@ -61,7 +61,7 @@ class Plan:
     """How to evaluate a traced loss so that its neurons' features come out, and what was found in it.
 
     Fields:
-        uncovered: for each leaf without a neuron, why.
+        uncovered: for each leaf without a neuron that is not ignored, why.
     """
 
     program: Program
@@ -79,10 +79,13 @@ class Plan:
         return places
 
 
-def plan(program: Program, shapes: Sequence[jax.ShapeDtypeStruct]) -> Plan:
-    """Find the neurons of a program whose first inputs are the parameter leaves of these shapes."""
+def plan(program: Program, shapes: Sequence[jax.ShapeDtypeStruct], ignored: frozenset[int] = frozenset()) -> Plan:
+    """Find the neurons of a program whose first inputs are the parameter leaves of these shapes.
+
+    Leaves that are ignored count as data.
+    """
     search = Search(program, dict(enumerate(shapes)))
-    search.run({program.inputs[leaf]: search.leaf(leaf) for leaf in range(len(shapes))})
+    search.run({program.inputs[leaf]: search.leaf(leaf) for leaf in range(len(shapes)) if leaf not in ignored})
     fatal, reasons = search.notes.fatal, search.notes.reasons
     uses = [use for use in search.uses if not set(use.leaves) <= set(fatal)]
     neurons = tuple(_neuron(group, search) for group in _groups(uses, fatal))
@@ -90,7 +93,7 @@ def plan(program: Program, shapes: Sequence[jax.ShapeDtypeStruct]) -> Plan:
     uncovered = {
         leaf: fatal.get(leaf) or reasons.get(leaf) or "never reaches the loss"
         for leaf in range(len(shapes))
-        if leaf not in covered
+        if leaf not in covered and leaf not in ignored
     }
     return Plan(program, search.recorder, neurons, uncovered)
 

@@ -20,6 +20,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jax.extend.core import primitives
+from jax.sharding import AbstractMesh, PartitionSpec
 
 Value = int
 """A number of a value within its program."""
@@ -255,14 +256,27 @@ def _called(eqn: Any) -> Any | None:
     return called if same_in and same_out else None
 
 
-def _primitive_of(function: Callable[[Any], Any]) -> Any:
-    """The one operation that a function traces to."""
-    return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((), jnp.float32)).jaxpr.eqns[0].primitive
+def _first_equation(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Any:
+    """The first equation that a function traces to."""
+    return jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).jaxpr.eqns[0]
 
 
-# Operations that the oldest supported JAX does not list.
-CHECKPOINT = _primitive_of(jax.checkpoint(lambda x: x + 1))
-CHECKPOINT_NAME = _primitive_of(lambda x: checkpoint_name(x, "name"))
+# Operations that JAX, or the oldest one supported, does not list.
+CHECKPOINT = _first_equation(jax.checkpoint(lambda x: x + 1), ()).primitive
+CHECKPOINT_NAME = _first_equation(lambda x: checkpoint_name(x, "name"), ()).primitive
+_sharded_sum = _first_equation(
+    jax.shard_map(
+        jnp.add,
+        mesh=AbstractMesh((1,), ("device",)),
+        in_specs=(PartitionSpec(), PartitionSpec("device")),
+        out_specs=PartitionSpec("device"),
+    ),
+    (1,),
+    (1,),
+)
+SHARD_MAP = _sharded_sum.primitive
+# What a value that all devices share passes through where it meets one that they do not.
+VARY = _sharded_sum.params["jaxpr"].eqns[0].primitive
 
 # What repeats, chooses, recomputes or differentiates its jaxpr in a way of its own: entered by _find, never inlined.
 _CONTROL_FLOW = frozenset(
@@ -271,6 +285,7 @@ _CONTROL_FLOW = frozenset(
         primitives.while_p,
         primitives.cond_p,
         CHECKPOINT,
+        SHARD_MAP,
         primitives.custom_jvp_call_p,
         primitives.custom_vjp_call_p,
         primitives.linear_solve_p,
@@ -337,7 +352,8 @@ def _derivative_is_constant(equation: Equation, shapes: Sequence[Any], positions
     except (
         TypeError,
         NotImplementedError,
-    ):  # no derivative in this mode, so nothing is known to be linear
+        NameError,
+    ):  # no derivative in this mode, or one over the devices of a map, so nothing is known to be linear
         return False
     if not closed.jaxpr.outvars:
         return False

@@ -17,6 +17,7 @@ from lnb import _find
 from lnb._equations import EquationFeatureSet
 from lnb._jaxpr import trace
 from lnb._linear_maps import FeatureSet, statistics_dtype
+from lnb._table import table
 
 PyTree = Any
 
@@ -140,6 +141,7 @@ class Neurons(Sequence[Neuron]):
         treedef: Any,
         paths: tuple[str, ...],
         shapes: tuple[jax.ShapeDtypeStruct, ...],
+        ignored: frozenset[int],
         plan: _find.Plan,
     ) -> None:
         self._loss_fn = loss_fn
@@ -147,6 +149,9 @@ class Neurons(Sequence[Neuron]):
         self._treedef = treedef
         self._paths = paths
         self._shapes = shapes
+        self._ignored = ignored
+        self.ignored = tuple(paths[leaf] for leaf in sorted(ignored))
+        """The parameters that were to be left alone, by path: they are trained with the identity metric."""
         self.uncovered = tuple((paths[leaf], reason) for leaf, reason in plan.uncovered.items())
         """The parameters that no neuron covers, (path, reason): they are trained with the identity metric."""
         self._uncovered_leaves = tuple(plan.uncovered)
@@ -183,8 +188,8 @@ class Neurons(Sequence[Neuron]):
 
     @property
     def coverage(self) -> float:
-        """The share of all parameter elements that belong to a neuron, 0 to 1."""
-        total = sum(prod(shape.shape) for shape in self._shapes)
+        """The share of the parameter elements that belong to a neuron, 0 to 1, of those that are not ignored."""
+        total = sum(prod(shape.shape) for leaf, shape in enumerate(self._shapes) if leaf not in self._ignored)
         missing = sum(prod(self._shapes[leaf].shape) for leaf in self._uncovered_leaves)
         return 1.0 - missing / total if total else 1.0
 
@@ -204,7 +209,7 @@ class Neurons(Sequence[Neuron]):
             ValueError: `params` is of another structure, or the loss's neurons are not those that were found.
         """
         leaves = self._check_params(params)
-        plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux)
+        plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux, self._ignored)
         signature = _signature(self._treedef, plan)
         if signature != self.signature:
             raise ValueError(
@@ -286,7 +291,7 @@ class Neurons(Sequence[Neuron]):
         return f"Neurons({len(self)} neurons, coverage {self.coverage:.1%})"
 
     def __str__(self) -> str:
-        return _table(self)
+        return table(self)
 
 
 def find_neurons(
@@ -295,6 +300,7 @@ def find_neurons(
     *args: Any,
     has_aux: bool = False,
     strict: bool = False,
+    ignore: str | Sequence[str] = (),
     **kwargs: Any,
 ) -> Neurons:
     """Find every linear function of a network by tracing its loss.
@@ -305,13 +311,15 @@ def find_neurons(
         *args, **kwargs: the loss's other arguments as in training: arrays, or `jax.ShapeDtypeStruct` in their place.
         has_aux: as in `jax.value_and_grad`.
         strict: raise if a parameter belongs to no neuron, instead of listing it.
+        ignore: paths of parameters, as the table prints them, that are meant to be left alone: they belong to no
+            neuron, are trained with the identity metric, and count as data. A path stands for all that lies below it.
 
     Returns:
         The neurons. Print them to see what is covered, and what is not and why.
 
     Raises:
         TypeError: a leaf of `params` is not of a floating-point type, or the loss is not a scalar.
-        ValueError: `strict=True`, and a parameter belongs to no neuron.
+        ValueError: `strict=True`, and a parameter belongs to no neuron; `ignore` has a path that is none.
 
     Source: section 3.1 of the paper, where the neurons are given; here they are found.
 
@@ -335,17 +343,36 @@ def find_neurons(
                 f"`params`{path} is {'of type ' + str(dtype) if dtype is not None else repr(leaf)}, and only "
                 "floating-point arrays can be trained: pass it to the loss as an argument of its own."
             )
-    plan, _, _ = _plan(loss_fn, params, args, kwargs, has_aux)
+    ignored = _ignored(ignore, [path for path, _ in with_paths])
+    plan, _, _ = _plan(loss_fn, params, args, kwargs, has_aux, ignored)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in with_paths)
-    neurons = Neurons(loss_fn, has_aux, treedef, paths, shapes, plan)
+    neurons = Neurons(loss_fn, has_aux, treedef, paths, shapes, ignored, plan)
     if strict and neurons.uncovered:
         lines = "\n".join(f"  {path}: {reason}" for path, reason in neurons.uncovered)
         raise ValueError(f"`strict=True`, and these parameters belong to no neuron:\n{lines}")
     return neurons
 
 
+def _ignored(ignore: str | Sequence[str], paths: Sequence[Any]) -> frozenset[int]:
+    """The leaves at or below the paths to ignore."""
+    ignored: set[int] = set()
+    for wanted in (ignore,) if isinstance(ignore, str) else ignore:
+        below = {
+            leaf
+            for leaf, path in enumerate(paths)
+            if wanted in (keystr(path[:length]) or "params" for length in range(len(path) + 1))
+        }
+        if not below:
+            raise ValueError(
+                f"`ignore` has {wanted!r}, which is no path in `params`: give paths as the table prints them, "
+                f"such as {keystr(paths[0]) or 'params'!r}, or the beginning of some."
+            )
+        ignored |= below
+    return frozenset(ignored)
+
+
 def _plan(
-    loss_fn: Callable[..., Any], params: PyTree, args: Any, kwargs: Any, has_aux: bool
+    loss_fn: Callable[..., Any], params: PyTree, args: Any, kwargs: Any, has_aux: bool, ignored: frozenset[int]
 ) -> tuple[_find.Plan, list[Any], Any]:
     """The plan of the loss at these arguments, the traced inputs besides the parameters, and its result's structure."""
     leaves, treedef = jax.tree.flatten(params)
@@ -363,7 +390,7 @@ def _plan(
     program, result = trace(function, leaves, inputs)
     _check_result(result, has_aux)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    return _find.plan(program, shapes), inputs, jax.tree.structure(result)
+    return _find.plan(program, shapes, ignored), inputs, jax.tree.structure(result)
 
 
 def _signature(treedef: Any, plan: _find.Plan) -> tuple[Any, ...]:
@@ -392,28 +419,3 @@ def _difference(expected: tuple[Any, ...], got: tuple[Any, ...], paths: tuple[st
     changed = [describe(found) for found in got if found not in expected]
     missing = [describe(found) for found in expected if found not in got]
     return "; ".join(changed + [f"and not, as before, {text}" for text in missing]) or "their order differs"
-
-
-_METRICS = {
-    "embedding": "counts",
-    "identity": "identity",
-    "general": "from its equations",
-}
-
-
-def _table(neurons: Neurons) -> str:
-    header = ("parameters", "kind", "in -> out", "groups", "samples", "metric")
-    rows: list[tuple[str, ...]] = [header]
-    for neuron in neurons:
-        sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
-        sizes = "" if neuron.kind == "identity" else sizes
-        metric = _METRICS.get(neuron.kind, "Gram")
-        rows.append((neuron.name, neuron.kind, sizes, str(neuron.groups), str(neuron.samples), metric))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    lines.append(f"{len(neurons)} neurons cover {neurons.coverage:.1%} of the parameters.")
-    if neurons.uncovered:
-        lines.append("Not covered, trained with the identity metric:")
-        lines += [f"  {path}: {reason}" for path, reason in neurons.uncovered]
-    return "\n".join(lines)

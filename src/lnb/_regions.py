@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
+from jax.sharding import PartitionSpec
 
 from lnb._combine import begin_identity
-from lnb._jaxpr import CHECKPOINT, Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
+from lnb._jaxpr import CHECKPOINT, SHARD_MAP, Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
 from lnb._linear_maps import absent
 from lnb._tracked import Nonlinear, Parameter
 from lnb._uses import Passage
@@ -151,6 +153,43 @@ def _cond(search: Search, equation: Equation, states: Sequence[State]) -> list[S
     return list[Any]([None] * len(equation.outputs))
 
 
+def _shard_map(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
+    """A map over devices: a loop whose steps are the devices, which share the parameters that are replicated."""
+    p = equation.parameters
+    program = read_program(jaxprs_of(equation)[0])
+    inner: list[State] = list(states)
+    for k, (state, spec) in enumerate(zip(states, p["in_specs"], strict=True)):
+        if isinstance(state, Parameter) and any(axis is not None for axis in spec):
+            search.notes.add(state.leaves, "split over devices by `shard_map`: give it to the map replicated, `P()`")
+            inner[k] = None
+    inside = _search_inside(search, program, inner)
+    # JAX has renamed this parameter, but it is the only set of axes.
+    (axes,) = (tuple(sorted(value)) for value in p.values() if isinstance(value, frozenset))
+    _lift(search, inside, inner, steps=prod(p["mesh"].shape[axis] for axis in axes))
+    outputs = list[Any]([None] * len(equation.outputs))
+    if not inside.recorder.entries:
+        return outputs
+
+    def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        def body(*values: Any) -> tuple[list[Any], list[Any]]:
+            results, recorded = program.evaluate(values, inside.recorder)
+            return results, [array[None] for array in recorded]
+
+        by_device = [PartitionSpec(axes)] * len(inside.recorder.entries)
+        mapped = jax.shard_map(
+            body,
+            mesh=p["mesh"],
+            in_specs=p["in_specs"],
+            out_specs=(list(p["out_specs"]), by_device),
+            axis_names=set(axes),
+            check_vma=p["check_vma"],
+        )
+        return mapped(*inputs)
+
+    search.recorder.regions[search.position] = run
+    return outputs
+
+
 def _search_inside(search: Search, program: Program, states: Sequence[State]) -> Search:
     """Search a region's program; its own leaves are the numbers of the inputs that parameters come in by."""
     shapes = {}
@@ -202,6 +241,7 @@ _RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = 
     primitives.scan_p: _scan,
     primitives.cond_p: _cond,
     CHECKPOINT: _remat,
+    SHARD_MAP: _shard_map,
     primitives.custom_jvp_call_p: _custom_derivative,
     primitives.custom_vjp_call_p: _custom_derivative,
 }
