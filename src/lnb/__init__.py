@@ -7,6 +7,8 @@ from lnb._neurons import find_neurons as find_neurons
 from lnb._solvers import CG as CG
 from lnb._solvers import Cholesky as Cholesky
 from lnb._solvers import Diagonal as Diagonal
+from lnb._solvers import LowRank as LowRank
 from lnb._solvers import Solver as Solver
+from lnb._solvers import auto as auto
 from lnb._transform import lnb as lnb
 from lnb._transform import scale_by_lnb as scale_by_lnb

@@ -12,7 +12,7 @@ feature sets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
 from typing import Any, Protocol
@@ -42,8 +42,20 @@ def contract(subscripts: str, *operands: Array) -> Array:
     return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST)
 
 
+def thin_axis(array: Array, axes: Sequence[int], every: int) -> Array:
+    """Every k-th index along the first of these axes that is long enough, or as few as it has along the longest."""
+    if not axes:
+        return array
+    axis = next((a for a in axes if array.shape[a] >= every), max(axes, key=lambda a: array.shape[a]))
+    return lax.slice_in_dim(array, 0, array.shape[axis], min(every, array.shape[axis]), axis)
+
+
 class FeatureMap(Protocol):
     """X of one weight, read from an array that the forward pass recorded."""
+
+    def thin(self, recorded: Array, every: int) -> Array:
+        """The recorded array of about every k-th sample."""
+        ...
 
     def matrix(self, recorded: Array) -> Array:
         """X [g, n, i]."""
@@ -73,6 +85,9 @@ class DenseFeatures:
     sample_axes: tuple[int, ...]
     input_axes: tuple[int, ...]
     factor: float = 1.0
+
+    def thin(self, recorded: Array, every: int) -> Array:
+        return thin_axis(recorded, self.sample_axes, every)
 
     def matrix(self, recorded: Array) -> Array:
         x = recorded.astype(statistics_dtype(recorded.dtype))
@@ -108,6 +123,9 @@ class ConvolutionFeatures:
     kernel_size: tuple[int, ...]
     channels: int
     factor: float = 1.0
+
+    def thin(self, recorded: Array, every: int) -> Array:
+        return thin_axis(recorded, self.input_layout[:1], every)
 
     def _input(self, recorded: Array) -> Array:
         x = recorded.astype(statistics_dtype(recorded.dtype)).transpose(self.input_layout)  # [batch, channel, *space]
@@ -177,6 +195,10 @@ class EmbeddingFeatures:
     component: int | None = None
     factor: float = 1.0
 
+    def thin(self, recorded: Array, every: int) -> Array:
+        axes = range(recorded.ndim if self.component is None else recorded.ndim - 1)
+        return thin_axis(recorded, axes, every)
+
     def _indices(self, recorded: Array) -> tuple[Array, Array]:
         indices = (recorded if self.component is None else recorded[..., self.component]).reshape(-1)
         ran = indices != absent(indices.dtype)
@@ -216,6 +238,10 @@ class LoopFeatures:
 
     inner: Any
     stacked: bool
+
+    def thin(self, recorded: Array, every: int) -> Array:
+        """The recorded array of about every k-th sample of each step."""
+        return jax.vmap(lambda step: self.inner.thin(step, every))(recorded)
 
     def matrix(self, recorded: Array) -> Array:
         """X [g, n, i]."""
@@ -285,6 +311,15 @@ class Reading:
     weight: Any = None
     weight_source: int = -1
 
+    def thin(self, arrays: Arrays, every: int, place: int) -> tuple[Reading, list[Array]]:
+        """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
+        if self.weight is not None or len(self.maps) > 1:
+            return self, []
+        recorded = arrays[self.sources[0]]
+        thinned = self.maps[0].thin(recorded, every)
+        samples = self.samples * thinned.size // recorded.size
+        return replace(self, sources=(place,), samples=samples), [thinned]
+
     def weights(self, arrays: Arrays) -> Array | None:
         """The weight of each sample [g, n, 1], 1 or 0; None where all are 1."""
         return None if self.weight is None else self.weight.matrix(arrays[self.weight_source])
@@ -336,9 +371,25 @@ class FeatureSet:
     is_diagonal: bool = False
 
     @property
+    def has_diagonal_gram(self) -> bool:
+        """Whether no two features of a group ever meet: those of a lookup do not, nor does a single one."""
+        return self.is_diagonal or self.inputs == 1
+
+    @property
     def samples(self) -> int:
         """n of eq. (11), if every use ran."""
         return sum(reading.samples for reading in self.readings)
+
+    def thin(self, arrays: Arrays, every: int) -> tuple[FeatureSet, Arrays]:
+        """The features of about every k-th sample, and the arrays that they are read from."""
+        if every == 1:
+            return self, arrays
+        readings, thinned = [], list(arrays)
+        for reading in self.readings:
+            fewer, added = reading.thin(arrays, every, len(thinned))
+            readings.append(fewer)
+            thinned += added
+        return replace(self, readings=tuple(readings)), thinned
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
         """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""

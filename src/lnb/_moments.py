@@ -11,12 +11,26 @@ diagonal. Without a bias M is the uncentered second moment, and w = M^-1 g.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 
 from lnb._linear_maps import FeatureSet, contract
+
+
+class Ridged(Protocol):
+    """A solver's settings of its ridge."""
+
+    @property
+    def ridge(self) -> float:
+        """Added to the diagonal of M."""
+        ...
+
+    @property
+    def relative(self) -> bool:
+        """Whether it is a multiple of the features' mean variance."""
+        ...
 
 
 class Moments(NamedTuple):
@@ -42,6 +56,13 @@ def shrunk_variance(mean: Array, square: Array, shrinkage: float) -> Array:
     return (1 - shrinkage) * variance + shrinkage * variance.mean(1, keepdims=True)
 
 
+def ridge_of(solver: Ridged, variance: Array) -> Array:
+    """What a solver adds to the variances [g, i] of M, [g, 1]: its ridge, or that multiple of their mean."""
+    if not solver.relative:
+        return jnp.full((variance.shape[0], 1), solver.ridge, variance.dtype)
+    return solver.ridge * variance.mean(1, keepdims=True)
+
+
 def solve_whitened(inverse: Callable[[Array], Array], mean: Array, has_bias: bool, vector: Array) -> Array:
     """M^-1 v for V [g, i(+1), o]; `inverse` applies S^-1 (with a bias) or M^-1 (without) to [g, i, o]."""
     if not has_bias:
@@ -51,8 +72,8 @@ def solve_whitened(inverse: Callable[[Array], Array], mean: Array, has_bias: boo
     return jnp.concatenate([weight, bias - contract("gi,gio->go", mean, weight)[:, None]], axis=1)
 
 
-def solve_diagonal(features: FeatureSet, mean: Array, variance: Array, vector: Array, ridge: float = 0.0) -> Array:
-    """P v with the variances [g, i] for the covariance; a feature that never varies is left as it is."""
+def solve_diagonal(features: FeatureSet, mean: Array, variance: Array, vector: Array, ridge: Any = 0.0) -> Array:
+    """P v with the variances [g, i] for the covariance, the ridge [g, 1] added; 1 for a feature that never varies."""
     scale = variance + ridge if features.has_bias else variance + jnp.square(mean) + ridge
     scale = jnp.where(scale > 0, scale, 1)[:, :, None]
     return solve_whitened(lambda weight: weight / scale, mean, features.has_bias, vector)

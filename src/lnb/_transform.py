@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ SolverChoice = Solver | Callable[[Neuron], Solver]
 class LNBState(NamedTuple):
     """State of `scale_by_lnb`."""
 
-    step: Array  # steps taken
+    step: Array  # steps taken, not counting those that were passed over
     statistics: tuple[Any, ...]  # one entry for each feature set: the solver's averages
     memory: tuple[Any, ...]  # one entry for each neuron: what its solver remembers
 
@@ -152,24 +153,16 @@ def _scale_by_lnb(
     if step not in ("norm", "polyak"):
         raise ValueError(f"`step` must be 'norm' or 'polyak', got {step!r}.")
     _check_number("min_norm", min_norm, 0, float("inf"))
-    solvers = [_solver_of(neuron, solver) for neuron in neurons]
-    # Neurons that read the same features share its statistics if they are solved alike.
-    owners = [
-        next(k for k in range(len(neurons)) if neurons.sharing[k] == first and solvers[k] == solvers[index])
-        for index, first in enumerate(neurons.sharing)
-    ]
+    plan = _plan(neurons, solver)
 
     def init(params: Any) -> LNBState:
         del params
         statistics, memory = [], []
-        for neuron, chosen, owner in zip(neurons, solvers, owners, strict=True):
-            if neuron.features is None:
-                statistics.append(())
-                memory.append(())
-                continue
-            owns = owner == neuron.index
-            statistics.append(chosen.init(neuron.features, neuron.dtype) if owns else ())
-            memory.append(chosen.init_memory(neuron.shape, neuron.dtype))
+        for part in plan:
+            features, dtype = part.neuron.features, part.neuron.dtype
+            owns = features is not None and part.owner == part.neuron.index
+            statistics.append(part.solver.init(features, dtype) if owns else ())
+            memory.append(() if features is None else part.solver.init_memory(part.neuron.shape, dtype))
         return LNBState(jnp.zeros((), jnp.int32), tuple(statistics), tuple(memory))
 
     def update(
@@ -179,13 +172,14 @@ def _scale_by_lnb(
         *,
         features: Features | None = None,
         value: Any = None,
+        finite: Array | bool = True,
         **extra: Any,
     ) -> tuple[Any, LNBState]:
         del params, extra
         neurons.check_features(features)
         assert features is not None
         leaves, treedef = jax.tree.flatten(updates)
-        directions, moved = _solve(neurons, solvers, owners, leaves, features, state)
+        directions, moved = _solve(neurons, plan, leaves, features, state, finite)
         dtype = statistics_dtype(*(direction.dtype for direction in directions))
         pairs = zip(directions, leaves, strict=True)
         squared = reduce(jnp.add, [jnp.vdot(d.astype(dtype), g.astype(dtype)) for d, g in pairs])
@@ -199,31 +193,78 @@ def _scale_by_lnb(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A neuron, its solver, the neuron that keeps its statistics, and by how many steps they are renewed earlier."""
+
+    neuron: Neuron
+    solver: Solver
+    owner: int
+    offset: int = 0
+
+    def count(self, steps: Array) -> Array:
+        """How many batches its statistics hold at the step after `steps` others."""
+        return 1 + (steps + self.offset) // self.solver.every
+
+    def renew(self, features: Features, statistics: Any, steps: Array, finite: Array | bool) -> Any:
+        """The statistics with this batch in them, if it is finite and it is their turn."""
+        feature_set = features.sets[self.neuron.index]
+        assert feature_set is not None
+
+        def update() -> Any:
+            moved = self.solver.update(feature_set, features.arrays, statistics, self.count(steps))
+            kept = _all_finite(moved) & finite
+            return jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, statistics)
+
+        if self.solver.every == 1:
+            return update()
+        due = (steps == 0) | ((steps + self.offset) % self.solver.every == 0)
+        return jax.lax.cond(due, update, lambda: statistics)
+
+
+def _plan(neurons: Neurons, choice: SolverChoice) -> list[_Part]:
+    """Each neuron's solver; statistics are renewed in turn, so that no step but the first renews them all."""
+    solvers = [_solver_of(neuron, choice) for neuron in neurons]
+    parts = []
+    load: dict[int, list[float]] = {}  # for each `every`: the operations at each of its offsets
+    for neuron, solver, first in zip(neurons, solvers, neurons.sharing, strict=True):
+        # Neurons that read the same features share its statistics if they are solved alike.
+        owner = next(k for k in range(len(neurons)) if neurons.sharing[k] == first and solvers[k] == solver)
+        if neuron.features is None or owner != neuron.index:
+            parts.append(_Part(neuron, solver, owner, parts[owner].offset if owner < neuron.index else 0))
+            continue
+        turns = load.setdefault(solver.every, [0.0] * solver.every)
+        offset = turns.index(min(turns))
+        turns[offset] += solver.operations(neuron.features, neuron.outputs)[0]
+        parts.append(_Part(neuron, solver, owner, offset))
+    return parts
+
+
 def _solve(
     neurons: Neurons,
-    solvers: Sequence[Solver],
-    owners: Sequence[int],
+    plan: Sequence[_Part],
     gradients: Sequence[Array],
     features: Features,
     state: LNBState,
+    finite: Array | bool,
 ) -> tuple[list[Array], LNBState]:
     """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave."""
-    count = state.step + 1
     statistics, memory = list(state.statistics), list(state.memory)
     directions: list[Array | None] = [None] * len(gradients)
-    for neuron, solver, owner in zip(neurons, solvers, owners, strict=True):
-        index, feature_set = neuron.index, features.sets[neuron.index]
+    for part in plan:
+        neuron, index, owner = part.neuron, part.neuron.index, part.owner
+        feature_set = features.sets[index]
         direction = neuron.pack_leaves(gradients)
         if feature_set is not None:
             if owner == index:
-                statistics[owner] = solver.update(feature_set, features.arrays, statistics[owner], count)
-            direction, memory[index] = solver.solve(
-                feature_set, features.arrays, statistics[owner], count, direction, memory[index]
+                statistics[owner] = part.renew(features, statistics[owner], state.step, finite)
+            direction, memory[index] = part.solver.solve(
+                feature_set, features.arrays, statistics[owner], part.count(state.step), direction, memory[index]
             )
-        for leaf, part in neuron.unpack_leaves(direction).items():
+        for leaf, piece in neuron.unpack_leaves(direction).items():
             before = directions[leaf]
-            directions[leaf] = part if before is None else before + part
-    moved = LNBState(count, tuple(statistics), tuple(memory))
+            directions[leaf] = piece if before is None else before + piece
+    moved = LNBState(state.step + 1, tuple(statistics), tuple(memory))
     return neurons.fill_uncovered(directions, gradients), moved
 
 
@@ -245,13 +286,23 @@ def _guarded(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTran
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GuardedState]:
         gradients, values = _as_statistics(updates), _as_statistics(params)
-        stepped, moved = inner.update(gradients, state.inner, values, **extra)
-        finite = _all_finite((updates, stepped, moved))
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state.inner)
+        # A feature that is not finite leaves its weight's gradient not finite either.
+        finite = _all_finite(updates)
+        stepped, moved = inner.update(gradients, state.inner, values, finite=finite, **extra)
+        finite = finite & _all_finite(stepped)
+        kept = jax.tree.map(partial(_keep, finite), moved, state.inner, is_leaf=lambda x: isinstance(x, LNBState))
         stepped = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), stepped, updates)
         return stepped, GuardedState(kept, state.skipped + jnp.where(finite, 0, 1))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _keep(finite: Array, moved: Any, old: Any) -> Any:
+    """The new state if the step was finite; statistics have seen to that themselves, without another copy of them."""
+    if isinstance(moved, LNBState):
+        step, memory = _keep(finite, (moved.step, moved.memory), (old.step, old.memory))
+        return LNBState(step, moved.statistics, memory)
+    return jax.tree.map(lambda new, before: jnp.where(finite, new, before), moved, old)
 
 
 def _as_statistics(tree: Any) -> Any:

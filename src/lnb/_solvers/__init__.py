@@ -1,6 +1,8 @@
 """Solvers of M theta = g, one algorithm a file."""
 
+from lnb._solvers._auto import auto as auto
 from lnb._solvers._cg import CG as CG
 from lnb._solvers._cholesky import Cholesky as Cholesky
 from lnb._solvers._diagonal import Diagonal as Diagonal
+from lnb._solvers._low_rank import LowRank as LowRank
 from lnb._solvers._solver import Solver as Solver

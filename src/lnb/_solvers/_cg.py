@@ -8,16 +8,16 @@ taken over (i, o), one for each group: the groups are systems of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
 from lnb._linear_maps import FeatureSet
-from lnb._moments import Moments, average, corrected, shrunk_variance, solve_diagonal
+from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range
 
 
@@ -28,6 +28,8 @@ class CG:
     Args:
         steps: iterations, each one product with M; one more product starts them.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
+        relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same
+            whatever the features' scale.
         shrinkage: how far the variances of P are drawn towards their mean, 0 to 1.
         mean_decay: of the moving average of mu = E[x].
         square_decay: of the moving average of chi = E[x * x].
@@ -43,9 +45,11 @@ class CG:
 
     steps: int = 2
     ridge: float = 0.1
+    relative: bool = False
     shrinkage: float = 0.1
     mean_decay: float = 0.9
     square_decay: float = 0.999
+    every: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_count(self, "steps")
@@ -85,10 +89,10 @@ class CG:
         memory: Any,
     ) -> tuple[Array, Any]:
         """`steps` iterations from the previous direction."""
-        precondition = self._preconditioner(features, statistics, count)
+        precondition, ridge = self._preconditioner(features, statistics, count)
 
         def apply(vector: Array) -> Array:
-            return features.product(arrays, vector) + add_ridge(features, vector, self.ridge)
+            return features.product(arrays, vector) + _on_weights(features, ridge[:, :, None] * vector)
 
         solution = memory
         residual = gradient - apply(solution)
@@ -105,20 +109,27 @@ class CG:
             conjugate = conditioned + _divide(slope, previous) * conjugate
         return solution, solution
 
-    def _preconditioner(self, features: AnyFeatureSet, statistics: Any, count: Array) -> Any:
+    def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
+        """Two sums over the features; `steps + 1` products with the batch's metric."""
+        g, n, i = features.groups, features.samples, features.inputs
+        return 3.0 * g * n * i, (self.steps + 1) * 4.0 * g * n * i * outputs
+
+    def _preconditioner(
+        self, features: AnyFeatureSet, statistics: Any, count: Array
+    ) -> tuple[Callable[[Array], Array], Array]:
+        """P, and the ridge [g, 1]."""
         if not isinstance(features, FeatureSet):
-            return lambda vector: vector
+            return lambda vector: vector, jnp.full((1, 1), self.ridge)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
         variance = shrunk_variance(mean, square, self.shrinkage)
-        return lambda vector: solve_diagonal(features, mean, variance, vector)
+        uncentered = variance if features.has_bias else variance + jnp.square(mean)
+        return lambda vector: solve_diagonal(features, mean, variance, vector), ridge_of(self, uncentered)
 
 
-def add_ridge(features: AnyFeatureSet, vector: Array, ridge: float) -> Array:
-    """Ridge * v on the weights' rows of V [g, i(+1), o], zero on the bias's."""
-    if not features.has_bias:
-        return ridge * vector
-    return (ridge * vector).at[:, -1].set(0)
+def _on_weights(features: AnyFeatureSet, vector: Array) -> Array:
+    """V [g, i(+1), o] with zeros for the bias."""
+    return vector.at[:, -1].set(0) if features.has_bias else vector
 
 
 def _inner(first: Array, second: Array) -> Array:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
 
 from lnb._linear_maps import FeatureSet
-from lnb._moments import Moments, average, corrected, shrunk_variance, solve_diagonal
+from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_range
 
 
@@ -21,6 +21,8 @@ class Diagonal:
 
     Args:
         ridge: added to the variances, in units of the features squared.
+        relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same
+            whatever the features' scale.
         shrinkage: how far the variances are drawn towards their mean, 0 to 1.
         mean_decay: of the moving average of mu = E[x].
         square_decay: of the moving average of chi = E[x * x].
@@ -35,9 +37,11 @@ class Diagonal:
     """
 
     ridge: float = 0.1
+    relative: bool = False
     shrinkage: float = 0.1
     mean_decay: float = 0.9
     square_decay: float = 0.999
+    every: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_range(self, 0, inf, "ridge")
@@ -79,4 +83,10 @@ class Diagonal:
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
         variance = shrunk_variance(mean, square, self.shrinkage)
-        return solve_diagonal(features, mean, variance, gradient, self.ridge), memory
+        uncentered = variance if features.has_bias else variance + jnp.square(mean)
+        return solve_diagonal(features, mean, variance, gradient, ridge_of(self, uncentered)), memory
+
+    def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
+        """Two sums over the features; a division."""
+        g, n, i = features.groups, features.samples, features.inputs
+        return 3.0 * g * n * i, 3.0 * g * i * outputs

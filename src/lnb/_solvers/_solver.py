@@ -24,12 +24,22 @@ class Solver(Protocol):
         """Added to the diagonal of M."""
         ...
 
+    @property
+    def relative(self) -> bool:
+        """Whether the ridge is a multiple of the features' mean variance."""
+        ...
+
+    @property
+    def every(self) -> int:
+        """Steps from one update of the statistics to the next."""
+        ...
+
     def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
         """The statistics before the first batch, a pytree of arrays."""
         ...
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
-        """The statistics with one more batch in them; `count` includes it."""
+        """The statistics with one more batch in them; `count` is how many they hold then."""
         ...
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> Any:
@@ -48,6 +58,10 @@ class Solver(Protocol):
         """The direction theta for a gradient, both [g, i(+1), o], and the new memory."""
         ...
 
+    def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
+        """Floating-point operations of one update, shared by the neurons that read the features, and of one solve."""
+        ...
+
 
 def check_range(solver: object, low: float, high: float, *names: str) -> None:
     """Raise unless these settings lie in [low, high)."""
@@ -56,6 +70,14 @@ def check_range(solver: object, low: float, high: float, *names: str) -> None:
         if isinstance(value, bool) or (isinstance(value, (int, float)) and not low <= value < high):
             bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
             raise ValueError(f"`{name}` of {type(solver).__name__} must be {bounds}, got {value!r}.")
+
+
+def check_share(solver: object, *names: str) -> None:
+    """Raise unless these settings are shares, above 0 and at most 1."""
+    for name in names:
+        value = getattr(solver, name)
+        if isinstance(value, bool) or not 0 < value <= 1:
+            raise ValueError(f"`{name}` of {type(solver).__name__} must be above 0 and at most 1, got {value!r}.")
 
 
 def check_count(solver: object, *names: str) -> None:

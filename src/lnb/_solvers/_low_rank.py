@@ -1,0 +1,193 @@
+"""A few leading directions of the features and a diagonal for the rest: section 3.5's third option.
+
+    S ~ L L^T + D,   L [i, r],   D = diag(max(v - diag(L L^T), 0)),   v the variances
+
+(S is E[x x^T] and v is chi where the neuron has no bias). The leading subspace is tracked from batch to batch by one
+block power iteration on the moving average S', which is never formed: with Q an orthonormal basis of the last L,
+
+    Y = S' Q = a L (L^T Q) + (1 - a) X_c^T (X_c Q) / n,   L <- Y C^-T,   C C^T = Q^T Y
+
+(the Nystrom approximation: exact on the span of Q, never above S'). Its inverse by Woodbury's identity,
+
+    (S + ridge)^-1 = E^-1 - V V^T,   E = D + ridge,   V = E^-1 L R^-T,   R R^T = I + L^T E^-1 L
+
+costs 4 i r operations for each output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from lnb._linear_maps import FeatureSet, contract
+from lnb._moments import ridge_of, solve_whitened
+from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
+
+
+class LowRankStatistics(NamedTuple):
+    """Averages that are corrected for their start at zero, and what is solved with; memory (2 r + 2) i a group.
+
+    For features whose Gram matrix is diagonal, `factor` and `woodbury` have no columns.
+    """
+
+    mean: Array  # mu [g, i]
+    square: Array  # chi [g, i]
+    factor: Array  # L [g, i, r]; before the first batch, where the search for it starts
+    woodbury: Array  # V [g, i, r]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The leading directions of the averaged Gram matrix exactly, and its diagonal besides.
+
+    Args:
+        rank: r, the number of leading directions.
+        every: steps from one renewal of the statistics to the next; the first step renews them.
+        decay: of the moving averages, for one step.
+        ridge: added to the diagonal of M for the weights, in units of the features squared.
+        relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same
+            whatever the features' scale.
+        samples: the share of a batch's samples that the statistics are taken of, above 0 and at most 1.
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Source: section 3.5 of the paper; Halko, Martinsson and Tropp (2011), section 5.5, for the approximation.
+
+    >>> LowRank(rank=16).rank
+    16
+    """
+
+    rank: int = 16
+    every: int = 1
+    decay: float = 0.95
+    ridge: float = 0.1
+    relative: bool = False
+    samples: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "rank", "every")
+        check_range(self, 0, 1, "decay")
+        check_range(self, 0, inf, "ridge")
+        check_share(self, "samples")
+
+    def init(self, features: AnyFeatureSet, dtype: Any) -> LowRankStatistics:
+        """Moments of zero, and random directions to start from."""
+        assert isinstance(features, FeatureSet)
+        moments = (features.groups, features.inputs)
+        start = _random_directions((*moments, self._rank_of(features)), dtype)
+        # Each field its own array, so that the state can be donated.
+        return LowRankStatistics(jnp.zeros(moments, dtype), jnp.zeros(moments, dtype), start, jnp.zeros_like(start))
+
+    def _rank_of(self, features: FeatureSet) -> int:
+        return 0 if features.has_diagonal_gram else min(self.rank, features.inputs)
+
+    def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
+        """One power iteration on the averages with this batch in them."""
+        assert isinstance(features, FeatureSet)
+        features, arrays = features.thin(arrays, round(1 / self.samples))
+        old = _weight_of_past(self.decay**self.every, count, statistics.mean.dtype)
+        mean, square = (
+            old * past + (1 - old) * new for past, new in zip(statistics[:2], features.moments(arrays), strict=True)
+        )
+        if statistics.factor.shape[2] == 0:
+            return statistics._replace(mean=mean, square=square)
+        factor = statistics.factor
+        basis = _orthonormal(factor)
+        past = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
+        image = old * past + (1 - old) * _covariance_product(features, arrays, mean, basis)
+        small = contract("gir,gis->grs", basis, image)
+        factor = contract("gir,gsr->gis", image, _inverse_factor(small))
+        moved = LowRankStatistics(mean, square, factor, factor)
+        return moved._replace(woodbury=self._woodbury(features, moved))
+
+    def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
+        """E [g, i]."""
+        square = statistics.square
+        variance = jnp.maximum(square - jnp.square(statistics.mean), 0) if features.has_bias else square
+        rest = variance - jnp.square(statistics.factor).sum(2)
+        floor = jnp.finfo(square.dtype).eps * square.mean(1, keepdims=True)
+        shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
+        return jnp.where(shifted > 0, shifted, 1)
+
+    def _woodbury(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
+        factor = statistics.factor
+        scaled = factor / self._diagonal(features, statistics)[:, :, None]
+        inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
+        return contract("gir,gsr->gis", scaled, _inverse_factor(inner))
+
+    def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
+        """Nothing."""
+        del shape, dtype
+        return ()
+
+    def solve(
+        self,
+        features: AnyFeatureSet,
+        arrays: Sequence[Array],
+        statistics: Any,
+        count: Array,
+        gradient: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """Woodbury's identity."""
+        del arrays, count
+        assert isinstance(features, FeatureSet)
+        diagonal, woodbury = self._diagonal(features, statistics), statistics.woodbury
+
+        def inverse(weight: Array) -> Array:
+            along = contract("gir,gio->gro", woodbury, weight)
+            return weight / diagonal[:, :, None] - contract("gir,gro->gio", woodbury, along)
+
+        return solve_whitened(inverse, statistics.mean, features.has_bias, gradient), memory
+
+    def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
+        """The products with the batch and with the factor; two products with V."""
+        g, n, i = features.groups, features.samples * self.samples, features.inputs
+        rank = self._rank_of(features) if isinstance(features, FeatureSet) else self.rank
+        return g * i * rank * (4.0 * n + 12.0 * rank), g * i * outputs * (4.0 * rank + 2)
+
+
+def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
+    return jax.random.normal(jax.random.key(0), shape, dtype)
+
+
+def _weight_of_past(decay: float, count: Array, dtype: Any) -> Array:
+    """The weight of what an average held before, so that after `count` batches it needs no correction."""
+    decay, count = jnp.asarray(decay, dtype), count.astype(dtype)
+    return decay * (1 - decay ** (count - 1)) / (1 - decay**count)
+
+
+def _inverse_factor(matrix: Array) -> Array:
+    """C^-1 of A = C C^T [g, r, r], with what rounding takes from a matrix without full rank added."""
+    size = matrix.shape[-1]
+    eye = jnp.eye(size, dtype=matrix.dtype)
+    floor = 10 * size * jnp.finfo(matrix.dtype).eps * jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
+    factor = jnp.linalg.cholesky(matrix + jnp.where(floor > 0, floor, 1) * eye)
+    return jax.vmap(lambda lower: solve_triangular(lower, eye, lower=True))(factor)
+
+
+def _orthonormal(factor: Array) -> Array:
+    """Columns that span those of L [g, i, r], and a little of every other direction, so that none is lost for good."""
+    length = jnp.sqrt(jnp.square(factor).sum(1, keepdims=True))
+    columns = factor / jnp.where(length > 0, length, 1)
+    columns = columns + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
+    return contract("gir,gsr->gis", columns, _inverse_factor(contract("gir,gis->grs", columns, columns)))
+
+
+def _covariance_product(features: FeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
+    """X_c^T X_c Q / n [g, i, r] of this batch, X_c centered at `mean` where the neuron has a bias; Q [g, i, r]."""
+    if not features.has_bias:
+        return features.product(arrays, basis)
+    # [X 1]^T [X 1] [Q 0; -mu^T Q 1]: its columns are X^T X_c Q with 1^T X_c Q below, and X^T 1 beside.
+    projected = contract("gi,gir->gr", mean, basis)[:, None]
+    extended = jnp.concatenate([basis, -projected], axis=1)  # [g, i + 1, r]
+    product = features.product(arrays, extended)
+    return product[:, :-1] - mean[:, :, None] * product[:, -1:]
