@@ -247,9 +247,11 @@ def _with_constant(search: Search, equation: Equation, tracked: Any, other: Valu
 
 
 def _multiply_output(search: Search, equation: Equation, states: list[State], output: Output) -> State:
-    if not output.elementwise or output.bias is not None:
-        return search.continue_general(equation, states) if output.constant else None
     shape = search.shape(equation.outputs[0])
+    if not output.elementwise or output.bias is not None:
+        if output.terms is None:
+            return search.continue_general(equation, states) if output.constant else None
+        return None
     product = search.general_output(equation, states, output.samples)
     if output.shape != shape or output.terms is None:
         return _begin.scale_again(output, product) or replace(product, elementwise=output.elementwise)

@@ -28,6 +28,7 @@ class EquationReading:
     sources: tuple[int, ...]
     samples: int
     weight_source: int = -1
+    repeats: int = 1
 
     def count(self, arrays: Arrays) -> Array:
         """How many samples there are: those of the runs, where it may be passed over."""
@@ -76,6 +77,6 @@ class EquationFeatureSet:
             output, pullback = jax.vjp(lambda leaves, r=reading, f=features: r.function(leaves, f), at)
             _, moved = jax.jvp(lambda leaves, r=reading, f=features: r.function(leaves, f), (at,), (tangent,))
             (pulled,) = pullback(moved.astype(output.dtype))
-            total = total + self.ravel(pulled).astype(vector.dtype)
+            total = total + reading.repeats * self.ravel(pulled).astype(vector.dtype)
         count = reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
         return total / jnp.maximum(count, 1).astype(vector.dtype)

@@ -15,13 +15,13 @@ import numpy as np
 from jax import Array
 
 from lnb._equations import EquationFeatureSet, EquationReading, Leaves
+from lnb._feature_sets import FeatureSet, TiedFeatureSet
 from lnb._jaxpr import Program, Recorder
-from lnb._linear_maps import FeatureSet
 from lnb._search import Search
 from lnb._tracked import Labels
 from lnb._uses import Form, Use
 
-Features = FeatureSet | EquationFeatureSet
+Features = FeatureSet | TiedFeatureSet | EquationFeatureSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,20 +125,48 @@ def _neuron(uses: list[Use], search: Search) -> FoundNeuron:
         return _identity(uses, search)
     forms = [use.form for use in uses if use.form is not None]
     fatal = any(leaf in search.notes.fatal for use in uses for leaf in use.leaves)
-    if len(forms) == len(uses) and not fatal and _same_packing(forms):
-        return _canonical(uses, forms, search)
+    if len(forms) == len(uses) and not fatal:
+        if len(forms) == 1:
+            return _canonical(uses, forms, search)
+        sides = _sides(forms)
+        if sides is not None:
+            straight, transposed = sides
+            return _tied(uses, straight, transposed, search) if transposed else _canonical(uses, straight, search)
     return _general(uses, search)
 
 
-def _same_packing(forms: list[Form]) -> bool:
-    if len(forms) == 1:
-        return True
-    shapes = {(f.groups, f.outputs, f.has_bias, f.kind == "embedding", f.reading.sizes) for f in forms}
-    if len(shapes) > 1:
-        return False
+def _sides(forms: Sequence[Form]) -> tuple[list[Form], list[Form]] | None:
+    """The forms that use a weight as W, and those that use its transpose; None if there are others.
+
+    Forms of one side may differ in whether they add a bias, but not in which; W has a bias if its transpose has.
+    """
     labels = [form.labels_of() for form in forms]
-    known = [x for x in labels if x is not None]
-    return len(known) == len(labels) and all(np.array_equal(x, known[0]) for x in known)
+    weights = [None if x is None else x[:, : form.inputs] for x, form in zip(labels, forms, strict=True)]
+    first = weights[forms.index(_representative(forms))]
+    if first is None:
+        return None
+    sides: tuple[list[Form], list[Form]] = ([], [])
+    biases: tuple[list[Labels], list[Labels]] = ([], [])
+    for form, label, weight in zip(forms, labels, weights, strict=True):
+        if label is None or weight is None:
+            return None
+        if np.array_equal(weight, first):
+            side = 0
+        elif len(weight) == 1 and np.array_equal(weight.transpose(0, 2, 1), first):
+            side = 1
+        else:
+            return None
+        sides[side].append(form)
+        if form.has_bias:
+            biases[side].append(label[:, form.inputs :])
+    for side, bias in zip(sides, biases, strict=True):
+        mixed = 0 < len(bias) < len(side)
+        may_be_passed_over = any(form.reading.weight is not None for form in side)
+        if (mixed and may_be_passed_over) or not all(np.array_equal(b, bias[0]) for b in bias):
+            return None
+    if sides[1] and any(form.reading.weight is not None for form in forms):
+        return None
+    return sides
 
 
 def _identity(uses: list[Use], search: Search) -> FoundNeuron:
@@ -154,31 +182,68 @@ def _identity(uses: list[Use], search: Search) -> FoundNeuron:
 
 
 def _canonical(uses: list[Use], forms: list[Form], search: Search) -> FoundNeuron:
-    use, first = uses[0], forms[0]
-    inputs = sum(first.reading.sizes)
-    readings = tuple(form.reading for form in forms)
-    features = FeatureSet(readings, first.groups, inputs, first.has_bias, first.kind == "embedding")
-    covered: Mapping[int, Labels | None] = dict.fromkeys(use.leaves)
-    if not first.whole:
-        covered = _covered(first, use.leaves, search)
+    form = _representative(forms)
+    leaves = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
+    features = _feature_set(forms)
     return FoundNeuron(
-        first.kind,
-        use.leaves,
-        first.groups,
-        inputs,
-        first.outputs,
+        form.kind,
+        leaves,
+        form.groups,
+        form.inputs,
+        form.outputs,
         features.samples,
         features,
-        first.pack,
-        covered,
+        form.pack,
+        _covered([form], leaves, search),
         _equations(uses, search),
     )
 
 
-def _covered(form: Form, leaves: Sequence[int], search: Search) -> dict[int, Labels | None]:
-    """For each leaf, which of its elements the form packs."""
-    used = form.labels_of()
-    assert used is not None
+def _tied(uses: list[Use], straight: list[Form], transposed: list[Form], search: Search) -> FoundNeuron:
+    first, second = _representative(straight), _representative(transposed)
+    features = TiedFeatureSet(_feature_set(straight), _feature_set(transposed))
+    leaves = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
+
+    def pack(values: Leaves) -> Array:
+        packed = first.pack(values)  # [1, i(+1), o]
+        if not second.has_bias:
+            return packed
+        bias = second.pack(values)[:, second.inputs :].transpose(0, 2, 1)  # [1, i, 1]
+        corner = ((0, 0), (0, packed.shape[1] - first.inputs), (0, 0))
+        return jnp.concatenate([packed, jnp.pad(bias, corner)], axis=2)
+
+    return FoundNeuron(
+        "tied",
+        leaves,
+        1,
+        first.inputs,
+        first.outputs,
+        features.samples,
+        features,
+        pack,
+        _covered([first, second], leaves, search),
+        _equations(uses, search),
+    )
+
+
+def _representative(forms: Sequence[Form]) -> Form:
+    """One that packs the bias too, if there is one."""
+    return next((form for form in forms if form.has_bias), forms[0])
+
+
+def _feature_set(forms: Sequence[Form]) -> FeatureSet:
+    """The features of forms that use one weight alike."""
+    form = _representative(forms)
+    lookups = all(other.kind == "embedding" for other in forms)
+    return FeatureSet(tuple(other.reading for other in forms), form.groups, form.inputs, form.has_bias, lookups)
+
+
+def _covered(forms: Sequence[Form], leaves: Sequence[int], search: Search) -> Mapping[int, Labels | None]:
+    """For each leaf, which of its elements the forms pack; None for all."""
+    if all(form.whole for form in forms):
+        return dict.fromkeys(leaves)
+    labels = [form.labels_of() for form in forms]
+    used = np.concatenate([array.ravel() for array in labels if array is not None])
     covered: dict[int, Labels | None] = {}
     for leaf in leaves:
         start, size = search.offsets[leaf], search.sizes[leaf]
@@ -205,7 +270,11 @@ def _equations(uses: list[Use], search: Search) -> EquationFeatureSet:
 
     def reading(use: Use) -> EquationReading:
         return EquationReading(
-            lambda values, f: use.function({**zeros, **values}, f), use.sources, use.samples, use.weight_source
+            lambda values, f: use.function({**zeros, **values}, f),
+            use.sources,
+            use.samples,
+            use.weight_source,
+            use.repeats,
         )
 
     shapes = tuple((leaf, search.shapes[leaf]) for leaf in leaves)

@@ -3,17 +3,13 @@
     Y[g, n, o] = sum_i X[g, n, i] W[g, i, o] + b[g, o]
 
 Axis letters, here and everywhere: g groups, n samples, i inputs (features), o outputs. A feature map knows how to
-read X from what the network's forward pass recorded, and multiplies by it and by its transpose. A `FeatureSet` joins
-maps along i, adds the bias's constant feature 1, and answers for the second moments of eq. (12): their mean and
-diagonal, the Gram matrix, and the matrix-free product M v of eq. (11). Neurons that read the same features have equal
-feature sets.
+read X from what the network's forward pass recorded, and multiplies by it and by its transpose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -38,8 +34,9 @@ def absent(dtype: Any) -> Any:
 
 
 def contract(subscripts: str, *operands: Array) -> Array:
-    """`jnp.einsum` at full precision: the products of a metric are what its inverse is taken of."""
-    return jnp.einsum(subscripts, *operands, precision=lax.Precision.HIGHEST)
+    """`jnp.einsum` in the type of statistics, at full precision: a metric's products are what is inverted."""
+    dtype = statistics_dtype(*(operand.dtype for operand in operands))
+    return jnp.einsum(subscripts, *(x.astype(dtype) for x in operands), precision=lax.Precision.HIGHEST)
 
 
 def thin_axis(array: Array, axes: Sequence[int], every: int) -> Array:
@@ -159,7 +156,7 @@ class ConvolutionFeatures:
         kernel = weight.transpose(0, 2, 1)  # [g, o, i]
         kernel = kernel.reshape(groups * outputs, self.channels, *self.kernel_size)  # [g * o, channel, *position]
         return lax.conv_general_dilated(
-            x,
+            x.astype(kernel.dtype),
             kernel,
             self.strides,
             self.padding,
@@ -290,128 +287,3 @@ class RunWeight:
     def matrix(self, recorded: Array) -> Array:
         """The weight of each sample, [g, n, 1]."""
         return jnp.broadcast_to(recorded, (self.groups, self.samples, 1))
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One use of a neuron: the maps of its weights joined along i.
-
-    Fields:
-        maps: one for each weight.
-        sources: the place in `Features.arrays` of what each map reads.
-        sizes: the number of features of each map.
-        samples: n, if every region ran.
-        weight, weight_source: for a use that may be passed over (a branch), whether it ran.
-    """
-
-    maps: tuple[FeatureMap, ...]
-    sources: tuple[int, ...]
-    sizes: tuple[int, ...]
-    samples: int
-    weight: Any = None
-    weight_source: int = -1
-
-    def thin(self, arrays: Arrays, every: int, place: int) -> tuple[Reading, list[Array]]:
-        """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
-        if self.weight is not None or len(self.maps) > 1:
-            return self, []
-        recorded = arrays[self.sources[0]]
-        thinned = self.maps[0].thin(recorded, every)
-        samples = self.samples * thinned.size // recorded.size
-        return replace(self, sources=(place,), samples=samples), [thinned]
-
-    def weights(self, arrays: Arrays) -> Array | None:
-        """The weight of each sample [g, n, 1], 1 or 0; None where all are 1."""
-        return None if self.weight is None else self.weight.matrix(arrays[self.weight_source])
-
-    def count(self, arrays: Arrays) -> Array:
-        """How many samples there are, [g or 1, 1]."""
-        weights = self.weights(arrays)
-        return jnp.full((1, 1), float(self.samples)) if weights is None else weights.sum(1)
-
-    def sums(self, arrays: Arrays) -> tuple[Array, Array]:
-        """Sums over the samples of the features and of their squares, each [g, i]."""
-        parts = [m.moments(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
-        mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        return mean * self.samples, square * self.samples
-
-    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
-        """X^T X [g, i, i] and X^T 1 [g, i]."""
-        parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
-        x, weights = jnp.concatenate(parts, axis=2), self.weights(arrays)
-        x = x if weights is None else x * weights
-        return contract("gni,gnj->gij", x, x), x.sum(1)
-
-    def product(self, arrays: Arrays, vector: Array, has_bias: bool) -> Array:
-        """J^T J v for V [g, i(+1), o]."""
-        ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
-        pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
-        recorded = [arrays[source] for source in self.sources]
-        outputs = [m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True)]
-        output = reduce(jnp.add, outputs + ([pieces[-1]] if has_bias else []))  # [g, n, o]
-        weights = self.weights(arrays)
-        output = output if weights is None else output * weights
-        rows = [m.backward(x, output) for m, x in zip(self.maps, recorded, strict=True)]
-        if has_bias:
-            rows.append(output.sum(1, keepdims=True))
-        return jnp.concatenate(rows, axis=1)
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """The features of a neuron over all its uses, with the constant feature 1 last where it has a bias.
-
-    Packed parameters V are [g, i(+1), o]. n is the total over the uses.
-    """
-
-    readings: tuple[Reading, ...]
-    groups: int
-    inputs: int
-    has_bias: bool
-    is_diagonal: bool = False
-
-    @property
-    def has_diagonal_gram(self) -> bool:
-        """Whether no two features of a group ever meet: those of a lookup do not, nor does a single one."""
-        return self.is_diagonal or self.inputs == 1
-
-    @property
-    def samples(self) -> int:
-        """n of eq. (11), if every use ran."""
-        return sum(reading.samples for reading in self.readings)
-
-    def thin(self, arrays: Arrays, every: int) -> tuple[FeatureSet, Arrays]:
-        """The features of about every k-th sample, and the arrays that they are read from."""
-        if every == 1:
-            return self, arrays
-        readings, thinned = [], list(arrays)
-        for reading in self.readings:
-            fewer, added = reading.thin(arrays, every, len(thinned))
-            readings.append(fewer)
-            thinned += added
-        return replace(self, readings=tuple(readings)), thinned
-
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7)."""
-        means, squares = zip(*(reading.sums(arrays) for reading in self.readings), strict=True)
-        return reduce(jnp.add, means) / self._count(arrays), reduce(jnp.add, squares) / self._count(arrays)
-
-    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
-        """E[x x^T] [g, i, i], or its diagonal [g, i] where it is diagonal, and E[x] [g, i].
-
-        Unlike `moments`, which a convolution takes over its input's pixels, both are over the n samples.
-        """
-        if self.is_diagonal:
-            return self.moments(arrays)
-        grams, sums = zip(*(reading.gram(arrays) for reading in self.readings), strict=True)
-        count = self._count(arrays)
-        return reduce(jnp.add, grams) / count[:, :, None], reduce(jnp.add, sums) / count
-
-    def product(self, arrays: Arrays, vector: Array) -> Array:
-        """M v of eq. (11) for V [g, i(+1), o], without forming M."""
-        products = [reading.product(arrays, vector, self.has_bias) for reading in self.readings]
-        return reduce(jnp.add, products) / self._count(arrays)[:, :, None]
-
-    def _count(self, arrays: Arrays) -> Array:
-        """n, or 1 where nothing ran: the sums are zero then."""
-        return jnp.maximum(reduce(jnp.add, [reading.count(arrays) for reading in self.readings]), 1)

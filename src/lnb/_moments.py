@@ -1,8 +1,8 @@
 """Moving averages of a neuron's moments, and the whitening that solves with them (sections 3.3 and 3.5).
 
-With a bias, M = [[S + mu mu^T, mu], [mu^T, 1]] (eq. 12) and
+With a bias that is added to a share f of the samples, M = [[S + f mu mu^T, f mu], [f mu^T, f]] (eq. 12 for f = 1) and
 
-    M^-1 [g_w; g_b] = [w; g_b - mu^T w],   w = S^-1 (g_w - mu g_b),
+    M^-1 [g_w; g_b] = [w; g_b / f - mu^T w],   w = S^-1 (g_w - mu g_b),
 
 which is P = W W^T of section 3.3 written out: exact where S is the covariance, the preconditioner where S is its
 diagonal. Without a bias M is the uncentered second moment, and w = M^-1 g.
@@ -11,12 +11,13 @@ diagonal. Without a bias M is the uncentered second moment, and w = M^-1 g.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._linear_maps import FeatureSet, contract
+from lnb._feature_sets import FeatureSet
+from lnb._linear_maps import contract
 
 
 class Ridged(Protocol):
@@ -50,10 +51,23 @@ def corrected(value: Array, decay: float, count: Array) -> Array:
     return value / (1 - jnp.asarray(decay, value.dtype) ** count.astype(value.dtype))
 
 
-def shrunk_variance(mean: Array, square: Array, shrinkage: float) -> Array:
-    """V = max(chi - mu^2, 0) [g, i], drawn towards its mean over the features: (1 - s) v + s mean(v)."""
-    variance = jnp.maximum(square - jnp.square(mean), 0)
+def variance_of(features: FeatureSet, mean: Array, square: Array) -> Array:
+    """Diagonal of S [g, i]: max(chi - f mu^2, 0) with a bias, chi without."""
+    if not features.has_bias:
+        return square
+    return jnp.maximum(square - features.bias_share * jnp.square(mean), 0)
+
+
+def shrunk(variance: Array, shrinkage: float) -> Array:
+    """Variances [g, i] drawn towards their mean over the features: (1 - s) v + s mean(v)."""
     return (1 - shrinkage) * variance + shrinkage * variance.mean(1, keepdims=True)
+
+
+def shrunk_variance(features: FeatureSet, mean: Array, square: Array, shrinkage: float) -> Array:
+    """Diagonal of S [g, i] with the variances max(chi - f mu^2, 0) shrunk; without a bias, mu^2 is added again."""
+    centered = features.bias_share * jnp.square(mean)
+    variance = shrunk(jnp.maximum(square - centered, 0), shrinkage)
+    return variance if features.has_bias else variance + centered
 
 
 def ridge_of(solver: Ridged, variance: Array) -> Array:
@@ -63,17 +77,17 @@ def ridge_of(solver: Ridged, variance: Array) -> Array:
     return solver.ridge * variance.mean(1, keepdims=True)
 
 
-def solve_whitened(inverse: Callable[[Array], Array], mean: Array, has_bias: bool, vector: Array) -> Array:
+def solve_whitened(inverse: Callable[[Array], Array], features: FeatureSet, mean: Array, vector: Array) -> Array:
     """M^-1 v for V [g, i(+1), o]; `inverse` applies S^-1 (with a bias) or M^-1 (without) to [g, i, o]."""
-    if not has_bias:
+    if not features.has_bias:
         return inverse(vector)
     weight, bias = vector[:, :-1], vector[:, -1:]
     weight = inverse(weight - mean[:, :, None] * bias)
-    return jnp.concatenate([weight, bias - contract("gi,gio->go", mean, weight)[:, None]], axis=1)
+    bias = bias / features.bias_share - contract("gi,gio->go", mean, weight)[:, None]
+    return jnp.concatenate([weight, bias], axis=1)
 
 
-def solve_diagonal(features: FeatureSet, mean: Array, variance: Array, vector: Array, ridge: Any = 0.0) -> Array:
-    """P v with the variances [g, i] for the covariance, the ridge [g, 1] added; 1 for a feature that never varies."""
-    scale = variance + ridge if features.has_bias else variance + jnp.square(mean) + ridge
-    scale = jnp.where(scale > 0, scale, 1)[:, :, None]
-    return solve_whitened(lambda weight: weight / scale, mean, features.has_bias, vector)
+def solve_diagonal(features: FeatureSet, mean: Array, diagonal: Array, vector: Array) -> Array:
+    """P v with `diagonal` [g, i] for S; 1 for a feature that never varies."""
+    scale = jnp.where(diagonal > 0, diagonal, 1)[:, :, None]
+    return solve_whitened(lambda weight: weight / scale, features, mean, vector)

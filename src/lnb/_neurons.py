@@ -14,9 +14,10 @@ from jax import Array
 from jax.tree_util import keystr
 
 from lnb import _find
-from lnb._equations import EquationFeatureSet
+from lnb._feature_sets import FeatureSet, TiedFeatureSet
 from lnb._jaxpr import trace
-from lnb._linear_maps import FeatureSet, statistics_dtype
+from lnb._linear_maps import statistics_dtype
+from lnb._solvers import AnyFeatureSet
 from lnb._table import table
 
 PyTree = Any
@@ -31,7 +32,7 @@ class Features:
     """
 
     arrays: tuple[Any, ...]
-    sets: tuple[FeatureSet | EquationFeatureSet | None, ...]
+    sets: tuple[AnyFeatureSet | None, ...]
     signature: tuple[Any, ...]
 
 
@@ -44,7 +45,8 @@ class Neuron:
 
     Fields:
         paths: of its parameters in `params`, as JAX prints them.
-        kind: "dense", "convolution", "embedding", "scale", "identity", or "general" (kept as its equations).
+        kind: "dense", "convolution", "embedding", "scale", "tied" (a weight used both as W and as W^T), "identity",
+            or "general" (kept as its equations).
         groups, inputs, outputs: g, i (without the bias) and o of `Y[g, n, o] = sum_i X[g, n, i] W[g, i, o] + b[g, o]`.
         samples: n of eq. (11) for the batch that it was found with.
         has_bias: whether one of the parameters is b.
@@ -73,7 +75,7 @@ class Neuron:
         return self._found.leaves
 
     @property
-    def features(self) -> FeatureSet | EquationFeatureSet | None:
+    def features(self) -> AnyFeatureSet | None:
         """The feature set that it was found with; None where the metric is the identity."""
         return self._found.features
 
@@ -84,8 +86,9 @@ class Neuron:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of its packed parameters, [g, i(+1), o]."""
-        return (self.groups, max(1, self.inputs + self.has_bias), self.outputs)
+        """Shape of its packed parameters, [g, i(+1), o]; [1, i(+1), o(+1)] where W^T has a bias of its own."""
+        columns = isinstance(self.features, TiedFeatureSet) and self.features.second.has_bias
+        return (self.groups, max(1, self.inputs + self.has_bias), self.outputs + columns)
 
     @property
     def dtype(self) -> Any:
@@ -114,7 +117,10 @@ class Neuron:
         return self._canonical(features, "moments").moments(features.arrays)
 
     def gram(self, features: Features) -> Array:
-        """Its metric's matrix of eq. (12), E[[x 1] [x 1]^T], as [g, i(+1), i(+1)]."""
+        """Its metric's matrix of eq. (12), E[[x c] [x c]^T], as [g, i(+1), i(+1)].
+
+        c is 1, or 0 in a use of the weight that does not add the bias.
+        """
         feature_set = self._canonical(features, "a Gram matrix")
         gram, mean = feature_set.gram(features.arrays)
         if feature_set.is_diagonal:
@@ -122,7 +128,8 @@ class Neuron:
         if not self.has_bias:
             return gram
         column = jnp.concatenate([mean, jnp.ones_like(mean[:, :1])], axis=1)[:, :, None]  # [g, i + 1, 1]
-        return jnp.concatenate([jnp.concatenate([gram, mean[:, None]], axis=1), column], axis=2)
+        column = feature_set.bias_square(features.arrays)[:, :, None] * column
+        return jnp.concatenate([jnp.concatenate([gram, column[:, :-1, 0][:, None]], axis=1), column], axis=2)
 
     def _canonical(self, features: Features, what: str) -> FeatureSet:
         feature_set = features.sets[self.index]

@@ -110,7 +110,7 @@ class Search:
 
     def _set(self, value: Value, state: State) -> None:
         if isinstance(state, Output) and self._uses[value] > 1:
-            self.close(state)
+            self.close(replace(state, repeats=self._repeats(value, state)))
             state = None
         self._states[value] = state
 
@@ -122,8 +122,21 @@ class Search:
         """A neuron's output meets something that the neuron does not take in: from here on it is an activation."""
         state = self.state(value)
         if isinstance(state, Output):
-            self.close(state)
+            self.close(replace(state, repeats=self._repeats(value, state)))
             self._states[value] = None
+
+    def _repeats(self, value: Value, output: Output) -> int:
+        """How many samples a row of an output of constant features is: as often as the data that it meets repeat it."""
+        if not output.constant or output.terms is None:
+            return 1
+        met, sizes = {value}, [prod(output.shape)]
+        for equation in self.program.equations:
+            if met.intersection(equation.inputs):
+                if is_layout(equation):
+                    met.update(equation.outputs)
+                elif equation.primitive in _combine.RULES:
+                    sizes.append(prod(self.shape(equation.outputs[0])))
+        return max(1, max(sizes) // (output.groups * output.outputs * output.samples))
 
     def is_constant(self, value: Value) -> bool:
         """Whether an activation depends on the program's constants alone."""
@@ -209,6 +222,13 @@ class Search:
         others = [
             (value, state) for value, state in self._pairs(equation) if not isinstance(state, (Nonlinear, Parameter))
         ]
+        summed = [state for state in states if isinstance(state, Parameter)]
+        adds = _combine.RULES.get(equation.primitive) is _combine.add
+        if adds and len(summed) == 1 and (equation.primitive is not primitives.sub_p or states[0] is summed[0]):
+            # A shift that does not depend on the parameter: its derivative stays as it is.
+            for state in nonlinear:
+                self.notes.exclude(state)
+            return summed[0]
         if all(state is None and self.is_constant(value) for value, state in others):
             parameters = [state for state in states if isinstance(state, Parameter)]
             if parameters and equation.primitive in (

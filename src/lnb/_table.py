@@ -11,6 +11,7 @@ _METRICS = {
     "embedding": "counts",
     "identity": "identity",
     "general": "from its equations",
+    "tied": "two Gram",
 }
 
 

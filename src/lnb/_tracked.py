@@ -107,6 +107,7 @@ class Output:
         constant: its features so far are constants of the program.
         selected: a weight that data chose out of a stack of weights: it has met no features yet.
         joined: the neuron's output as it was when its last parameter joined.
+        repeats: how many samples each row stands for: an output of constant features, the same for all data.
     """
 
     leaves: tuple[int, ...]
@@ -125,10 +126,11 @@ class Output:
     selected: bool = False
     factor: float = 1.0
     joined: Output | None = None
+    repeats: int = 1
 
     def ended(self) -> Output:
         """The neuron as it was when its last parameter joined."""
-        return self.joined or self
+        return replace(self.joined or self, repeats=self.repeats)
 
     def general(self) -> Output:
         """The same neuron kept as its equations alone."""

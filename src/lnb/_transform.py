@@ -13,10 +13,11 @@ import optax
 from jax import Array
 
 from lnb._equations import EquationFeatureSet
+from lnb._feature_sets import TiedFeatureSet
 from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
 from lnb._neurons import Features, Neuron, Neurons
-from lnb._solvers import CG, Solver
+from lnb._solvers import CG, Solver, Sylvester
 
 Step = Literal["norm", "polyak"]
 SolverChoice = Solver | Callable[[Neuron], Solver]
@@ -160,9 +161,13 @@ def _scale_by_lnb(
         statistics, memory = [], []
         for part in plan:
             features, dtype = part.neuron.features, part.neuron.dtype
-            owns = features is not None and part.owner == part.neuron.index
+            if features is None:
+                statistics.append(())
+                memory.append(())
+                continue
+            owns = part.owner == part.neuron.index
             statistics.append(part.solver.init(features, dtype) if owns else ())
-            memory.append(() if features is None else part.solver.init_memory(part.neuron.shape, dtype))
+            memory.append(part.solver.init_memory(part.neuron.shape, dtype))
         return LNBState(jnp.zeros((), jnp.int32), tuple(statistics), tuple(memory))
 
     def update(
@@ -326,6 +331,8 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
             "`solver` must be a solver such as `lnb.CG()`, or a function that gives one for a neuron, "
             f"got {type(solver).__name__}{'' if solver is choice else ' for ' + neuron.name}."
         )
+    if isinstance(neuron.features, TiedFeatureSet):
+        return Sylvester.like(solver)
     # A neuron kept as its equations has no matrix to factor: it is solved by products with M.
     if isinstance(neuron.features, EquationFeatureSet) and not isinstance(solver, CG):
         return CG(ridge=solver.ridge)

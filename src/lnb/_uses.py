@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lnb._feature_sets import Reading
 from lnb._jaxpr import Recorder
-from lnb._linear_maps import DenseFeatures, FeatureMap, LoopFeatures, Reading, RunWeight
+from lnb._linear_maps import DenseFeatures, FeatureMap, LoopFeatures, RunWeight
 from lnb._tracked import Labels, Output, Parameter, Term, core, varying_axes
 
 
@@ -42,6 +43,11 @@ class Form:
     has_bias: bool
     whole: bool
 
+    @property
+    def inputs(self) -> int:
+        """i, without the bias."""
+        return sum(self.reading.sizes)
+
 
 @dataclass(frozen=True, eq=False)
 class Use:
@@ -51,7 +57,7 @@ class Use:
         leaves: the parameter leaves' numbers.
         function: the neuron's output from the leaves and the recorded arrays at `sources`, affine in the leaves.
         sources: places in the recorder of the program in which the use stands.
-        samples: n.
+        samples: n, `repeats` times the rows of `function`.
         form: its canonical form; None where it is kept as its equations.
         is_identity: its parameters are only added to data or set beside it.
         weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over.
@@ -64,13 +70,16 @@ class Use:
     form: Form | None
     is_identity: bool
     weight_source: int = -1
+    repeats: int = 1
 
 
 def finish(output: Output, recorder: Recorder, shapes: Mapping[int, Any]) -> Use:
     """The use that an ended neuron's output is; what it reads is added to the recorder."""
     sources = tuple(recorder.index(value) for value in output.features)
     form = _form(output, recorder, sources, shapes) if output.terms else None
-    return Use(output.leaves, output.function, sources, output.samples, form, output.terms == ())
+    samples = output.samples * output.repeats
+    identity = output.terms == ()
+    return Use(output.leaves, output.function, sources, samples, form, identity, repeats=output.repeats)
 
 
 def _form(output: Output, recorder: Recorder, sources: tuple[int, ...], shapes: Mapping[int, Any]) -> Form | None:
@@ -87,7 +96,9 @@ def _form(output: Output, recorder: Recorder, sources: tuple[int, ...], shapes: 
             return None
         maps.append(features)
         places.append(recorder.derive(_ones(output, term, shapes), sources))
-    reading = Reading(tuple(maps), tuple(places), tuple(term.inputs for term in terms), output.samples)
+    sizes = tuple(term.inputs for term in terms)
+    samples = output.samples * output.repeats
+    reading = Reading(tuple(maps), tuple(places), sizes, samples, bias is not None, repeats=output.repeats)
 
     def pack(leaves: Mapping[int, Any]) -> Any:
         parts = [term.pack(leaves) for term in terms] + ([bias.pack(leaves)] if bias else [])
@@ -166,7 +177,7 @@ class Passage:
         function = self._function(use)
         if self.ran >= 0:
             function, sources = _if_it_ran(function), (*sources, self.ran)
-        return Use(leaves, function, sources, samples, form, identity, weight_source)
+        return Use(leaves, function, sources, samples, form, identity, weight_source, use.repeats)
 
     def _function(self, use: Use) -> Callable[[Mapping[int, Any], Sequence[Any]], Any]:
         parameters = {own: self.parameters[own] for own in use.leaves}
@@ -224,8 +235,9 @@ class Passage:
             weight = LoopFeatures(weight, stacked) if self.steps is not None else weight
             weight_source = self.source(reading.weight_source)
         elif self.ran >= 0:
-            weight = RunWeight(form.groups, reading.samples)
-        lifted = Reading(maps, sources, reading.sizes, samples, weight, weight_source)
+            weight = RunWeight(form.groups, reading.samples // reading.repeats)
+        lifted = replace(reading, maps=maps, sources=sources, samples=samples)
+        lifted = replace(lifted, weight=weight, weight_source=weight_source)
         groups = form.groups * (steps or 1)
         return replace(form, reading=lifted, pack=pack, labels_of=labels_of, groups=groups, whole=whole)
 

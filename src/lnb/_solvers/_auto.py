@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lnb._linear_maps import FeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._solvers._cg import CG
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._low_rank import LowRank

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._linear_maps import FeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range
 
@@ -49,13 +49,17 @@ class CG:
     shrinkage: float = 0.1
     mean_decay: float = 0.9
     square_decay: float = 0.999
-    every: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_count(self, "steps")
         check_range(self, 0, inf, "ridge")
         check_range(self, 0, 1 + 1e-12, "shrinkage")
         check_range(self, 0, 1, "mean_decay", "square_decay")
+
+    @property
+    def every(self) -> int:
+        """Every batch enters the moments."""
+        return 1
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
         """Moments of zero; a neuron kept as its equations has none, and P is the identity."""
@@ -122,9 +126,8 @@ class CG:
             return lambda vector: vector, jnp.full((1, 1), self.ridge)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
-        variance = shrunk_variance(mean, square, self.shrinkage)
-        uncentered = variance if features.has_bias else variance + jnp.square(mean)
-        return lambda vector: solve_diagonal(features, mean, variance, vector), ridge_of(self, uncentered)
+        variance = shrunk_variance(features, mean, square, self.shrinkage)
+        return lambda vector: solve_diagonal(features, mean, variance, vector), ridge_of(self, variance)
 
 
 def _on_weights(features: AnyFeatureSet, vector: Array) -> Array:

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve
 
-from lnb._linear_maps import FeatureSet, contract
+from lnb._feature_sets import FeatureSet
+from lnb._linear_maps import contract
 from lnb._moments import average, corrected, ridge_of, solve_whitened
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
 
@@ -90,6 +91,7 @@ class Cholesky:
         # Rounding may leave a covariance without full rank slightly indefinite.
         floor = jnp.finfo(gram.dtype).eps * features.inputs * scale.mean(1, keepdims=True)
         if features.has_bias:
+            mean = features.bias_share**0.5 * mean
             gram = gram - (jnp.square(mean) if diagonal else mean[:, :, None] * mean[:, None, :])
         variance = gram if diagonal else jnp.diagonal(gram, axis1=1, axis2=2)
         ridge = ridge_of(self, variance)
@@ -124,7 +126,7 @@ class Cholesky:
             return contract("gij,gjo->gio", statistics.inverse, weight)
 
         mean = corrected(statistics.mean, self.decay**self.every, count)
-        return solve_whitened(inverse, mean, features.has_bias, gradient), memory
+        return solve_whitened(inverse, features, mean, gradient), memory
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The Gram matrix and its inverse; one product with it."""

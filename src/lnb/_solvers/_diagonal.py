@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._linear_maps import FeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_range
 
@@ -41,12 +41,16 @@ class Diagonal:
     shrinkage: float = 0.1
     mean_decay: float = 0.9
     square_decay: float = 0.999
-    every: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_range(self, 0, inf, "ridge")
         check_range(self, 0, 1 + 1e-12, "shrinkage")
         check_range(self, 0, 1, "mean_decay", "square_decay")
+
+    @property
+    def every(self) -> int:
+        """Every batch enters the moments."""
+        return 1
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> Moments:
         """Moments of zero."""
@@ -82,9 +86,8 @@ class Diagonal:
         assert isinstance(features, FeatureSet)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
-        variance = shrunk_variance(mean, square, self.shrinkage)
-        uncentered = variance if features.has_bias else variance + jnp.square(mean)
-        return solve_diagonal(features, mean, variance, gradient, ridge_of(self, uncentered)), memory
+        variance = shrunk_variance(features, mean, square, self.shrinkage)
+        return solve_diagonal(features, mean, variance + ridge_of(self, variance), gradient), memory
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """Two sums over the features; a division."""

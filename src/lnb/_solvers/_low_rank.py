@@ -26,8 +26,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from lnb._linear_maps import FeatureSet, contract
-from lnb._moments import ridge_of, solve_whitened
+from lnb._feature_sets import FeatureSet
+from lnb._linear_maps import contract
+from lnb._moments import ridge_of, solve_whitened, variance_of
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
 
 
@@ -111,7 +112,7 @@ class LowRank:
     def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
         square = statistics.square
-        variance = jnp.maximum(square - jnp.square(statistics.mean), 0) if features.has_bias else square
+        variance = variance_of(features, statistics.mean, square)
         rest = variance - jnp.square(statistics.factor).sum(2)
         floor = jnp.finfo(square.dtype).eps * square.mean(1, keepdims=True)
         shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
@@ -146,7 +147,7 @@ class LowRank:
             along = contract("gir,gio->gro", woodbury, weight)
             return weight / diagonal[:, :, None] - contract("gir,gro->gio", woodbury, along)
 
-        return solve_whitened(inverse, statistics.mean, features.has_bias, gradient), memory
+        return solve_whitened(inverse, features, statistics.mean, gradient), memory
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The products with the batch and with the factor; two products with V."""
@@ -161,8 +162,8 @@ def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def _weight_of_past(decay: float, count: Array, dtype: Any) -> Array:
     """The weight of what an average held before, so that after `count` batches it needs no correction."""
-    decay, count = jnp.asarray(decay, dtype), count.astype(dtype)
-    return decay * (1 - decay ** (count - 1)) / (1 - decay**count)
+    base, count = jnp.asarray(decay, dtype), count.astype(dtype)
+    return base * (1 - base ** (count - 1)) / (1 - base**count)
 
 
 def _inverse_factor(matrix: Array) -> Array:

@@ -1,0 +1,219 @@
+"""The features of a neuron over all its uses, and the second moments of eq. (12) that its metric is made of.
+
+A `FeatureSet` joins the maps of `_linear_maps` along i, adds the bias's constant feature 1, sums over the uses, and
+answers for the mean and the diagonal of its moments, the Gram matrix, and the matrix-free product M v of eq. (11). A
+`TiedFeatureSet` is two of them, of a weight that is used both as W and as W^T. Neurons that read the same features
+have equal feature sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from lnb._linear_maps import Arrays, FeatureMap, contract
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One use of a neuron: the maps of its weights joined along i.
+
+    Fields:
+        maps: one for each weight.
+        sources: the place in `Features.arrays` of what each map reads.
+        sizes: the number of features of each map.
+        samples: n, if every region ran.
+        repeats: how many samples each row of X stands for.
+        has_bias: whether this use adds the bias; if not, the constant feature is 0 here.
+        weight, weight_source: for a use that may be passed over (a branch), whether it ran.
+    """
+
+    maps: tuple[FeatureMap, ...]
+    sources: tuple[int, ...]
+    sizes: tuple[int, ...]
+    samples: int
+    has_bias: bool
+    repeats: int = 1
+    weight: Any = None
+    weight_source: int = -1
+
+    def thin(self, arrays: Arrays, every: int, place: int) -> tuple[Reading, list[Array]]:
+        """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
+        if self.weight is not None or len(self.maps) != 1 or self.samples == self.repeats:
+            return self, []
+        recorded = arrays[self.sources[0]]
+        thinned = self.maps[0].thin(recorded, every)
+        samples = self.samples * thinned.size // recorded.size
+        return replace(self, sources=(place,), samples=samples), [thinned]
+
+    def weights(self, arrays: Arrays) -> Array | None:
+        """The weight of each sample [g, n, 1], 1 or 0; None where all are 1."""
+        return None if self.weight is None else self.weight.matrix(arrays[self.weight_source])
+
+    def count(self, arrays: Arrays) -> Array:
+        """How many samples there are, [g or 1, 1]."""
+        weights = self.weights(arrays)
+        return jnp.full((1, 1), float(self.samples)) if weights is None else self.repeats * weights.sum(1)
+
+    def sums(self, arrays: Arrays) -> tuple[Array, Array]:
+        """Sums over the samples of the features and of their squares, each [g, i]."""
+        parts = [m.moments(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        return mean * self.samples, square * self.samples
+
+    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
+        """X^T X [g, i, i] and X^T 1 [g, i]."""
+        parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        x, weights = jnp.concatenate(parts, axis=2), self.weights(arrays)
+        x = x if weights is None else x * weights
+        return self.repeats * contract("gni,gnj->gij", x, x), self.repeats * x.sum(1)
+
+    def product(self, arrays: Arrays, vector: Array) -> Array:
+        """J^T J v for V [g, i(+1), o]."""
+        ends = [sum(self.sizes[: k + 1]) for k in range(len(self.sizes))]
+        pieces = jnp.split(vector, ends, axis=1)  # each map's [g, i, o], then the bias's [g, 0 or 1, o]
+        recorded = [arrays[source] for source in self.sources]
+        outputs = [m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True)]
+        output = reduce(jnp.add, outputs + ([pieces[-1]] if self.has_bias else []))  # [g, n, o]
+        weights = self.weights(arrays)
+        output = output if weights is None else output * weights
+        rows = [m.backward(x, output) for m, x in zip(self.maps, recorded, strict=True)]
+        if vector.shape[1] > ends[-1]:
+            total = output.sum(1, keepdims=True)
+            rows.append(total if self.has_bias else jnp.zeros_like(total))
+        return self.repeats * jnp.concatenate(rows, axis=1)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The features of a neuron over all its uses, with the constant feature 1 last where it has a bias.
+
+    Packed parameters V are [g, i(+1), o]. n is the total over the uses.
+    """
+
+    readings: tuple[Reading, ...]
+    groups: int
+    inputs: int
+    has_bias: bool
+    is_diagonal: bool = False
+
+    @property
+    def has_diagonal_gram(self) -> bool:
+        """Whether no two features of a group ever meet: those of a lookup do not, nor does a single one."""
+        return self.is_diagonal or self.inputs == 1
+
+    @property
+    def samples(self) -> int:
+        """n of eq. (11), if every use ran."""
+        return sum(reading.samples for reading in self.readings)
+
+    @property
+    def bias_share(self) -> float:
+        """E[c^2], c the bias's feature: the share of the samples to which the bias is added; 1 where there is none."""
+        if not self.has_bias:
+            return 1.0
+        return sum(reading.samples for reading in self.readings if reading.has_bias) / self.samples
+
+    def bias_square(self, arrays: Arrays) -> Array:
+        """E[c^2] of this batch [g or 1, 1]: `bias_share`, or 0 where the region that adds the bias did not run."""
+        return reduce(jnp.add, [r.count(arrays) for r in self.readings if r.has_bias]) / self._count(arrays)
+
+    def thin(self, arrays: Arrays, every: int) -> tuple[FeatureSet, Arrays]:
+        """The features of about every k-th sample, and the arrays that they are read from."""
+        if every == 1:
+            return self, arrays
+        readings, thinned = [], list(arrays)
+        for reading in self.readings:
+            fewer, added = reading.thin(arrays, every, len(thinned))
+            readings.append(fewer)
+            thinned += added
+        return replace(self, readings=tuple(readings)), thinned
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7).
+
+        With a bias, mu is taken over the samples to which the bias is added.
+        """
+        means, squares = zip(*(reading.sums(arrays) for reading in self.readings), strict=True)
+        return self._mean(means, arrays), reduce(jnp.add, squares) / self._count(arrays)
+
+    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
+        """E[x x^T] [g, i, i], or its diagonal [g, i] where it is diagonal, and mu [g, i].
+
+        Unlike `moments`, which a convolution takes over its input's pixels, both are over the n samples.
+        """
+        if self.is_diagonal:
+            mean, square = self.moments(arrays)
+            return square, mean
+        grams, sums = zip(*(reading.gram(arrays) for reading in self.readings), strict=True)
+        return reduce(jnp.add, grams) / self._count(arrays)[:, :, None], self._mean(sums, arrays)
+
+    def product(self, arrays: Arrays, vector: Array) -> Array:
+        """M v of eq. (11) for V [g, i(+1), o], without forming M."""
+        products = [reading.product(arrays, vector) for reading in self.readings]
+        return reduce(jnp.add, products) / self._count(arrays)[:, :, None]
+
+    def _mean(self, sums: Sequence[Array], arrays: Arrays) -> Array:
+        used = [(s, r) for s, r in zip(sums, self.readings, strict=True) if r.has_bias or not self.has_bias]
+        count = jnp.maximum(reduce(jnp.add, [reading.count(arrays) for _, reading in used]), 1)
+        return reduce(jnp.add, [s for s, _ in used]) / count
+
+    def _count(self, arrays: Arrays) -> Array:
+        """n, or 1 where nothing ran: the sums are zero then."""
+        return jnp.maximum(reduce(jnp.add, [reading.count(arrays) for reading in self.readings]), 1)
+
+
+@dataclass(frozen=True)
+class TiedFeatureSet:
+    """The features of a weight that is used both as W [i, o] and as W^T, an embedding and the head tied to it.
+
+        M v = (n_1 M_1 V + n_2 V M_2) / n
+
+    Packed parameters V are [1, i(+1), o(+1)]: the first use's bias is the last row, the second's the last column, and
+    the corner is zero.
+
+    Fields:
+        first, second: the features of either, as if they were neurons of their own.
+    """
+
+    first: FeatureSet
+    second: FeatureSet
+    groups: int = 1
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """Of both."""
+        return self.first.readings + self.second.readings
+
+    @property
+    def inputs(self) -> int:
+        """i."""
+        return self.first.inputs
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the first use adds a bias."""
+        return self.first.has_bias
+
+    @property
+    def samples(self) -> int:
+        """n, the total over both."""
+        return self.first.samples + self.second.samples
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """n_1 / n and n_2 / n."""
+        return self.first.samples / self.samples, self.second.samples / self.samples
+
+    def product(self, arrays: Arrays, vector: Array) -> Array:
+        """M v of eq. (11)."""
+        i, o = self.first.inputs, self.second.inputs
+        (share, other), (_, rows, columns) = self.shares, vector.shape
+        first = share * self.first.product(arrays, vector[:, :, :o])  # [1, i(+1), o]
+        second = other * self.second.product(arrays, vector[:, :i].transpose(0, 2, 1)).transpose(0, 2, 1)
+        return jnp.pad(first, ((0, 0), (0, 0), (0, columns - o))) + jnp.pad(second, ((0, 0), (0, rows - i), (0, 0)))
