@@ -14,6 +14,7 @@ from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lnb._linear_maps import Arrays, FeatureMap, contract
@@ -166,6 +167,76 @@ class FeatureSet:
     def _count(self, arrays: Arrays) -> Array:
         """n, or 1 where nothing ran: the sums are zero then."""
         return jnp.maximum(reduce(jnp.add, [reading.count(arrays) for reading in self.readings]), 1)
+
+
+@dataclass(frozen=True)
+class StackedFeatureSet:
+    """Feature sets of equal i, and equal in whether a bias is added, one after the other along g."""
+
+    parts: tuple[FeatureSet, ...]
+
+    @property
+    def groups(self) -> int:
+        """g, of all parts."""
+        return sum(part.groups for part in self.parts)
+
+    @property
+    def inputs(self) -> int:
+        """i."""
+        return self.parts[0].inputs
+
+    @property
+    def samples(self) -> int:
+        """n, the largest of the parts'."""
+        return max(part.samples for part in self.parts)
+
+    @property
+    def has_bias(self) -> bool:
+        """As `FeatureSet.has_bias`."""
+        return self.parts[0].has_bias
+
+    @property
+    def is_diagonal(self) -> bool:
+        """As `FeatureSet.is_diagonal`."""
+        return self.parts[0].is_diagonal
+
+    @property
+    def has_diagonal_gram(self) -> bool:
+        """As `FeatureSet.has_diagonal_gram`."""
+        return self.parts[0].has_diagonal_gram
+
+    @property
+    def bias_share(self) -> float:
+        """As `FeatureSet.bias_share`."""
+        return self.parts[0].bias_share
+
+    def thin(self, arrays: Arrays, every: int) -> tuple[StackedFeatureSet, Arrays]:
+        """As `FeatureSet.thin`."""
+        parts = []
+        for part in self.parts:
+            fewer, arrays = part.thin(arrays, every)
+            parts.append(fewer)
+        return StackedFeatureSet(tuple(parts)), arrays
+
+    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
+        """As `FeatureSet.moments`."""
+        means, squares = zip(*(part.moments(arrays) for part in self.parts), strict=True)
+        return jnp.concatenate(means), jnp.concatenate(squares)
+
+    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
+        """As `FeatureSet.gram`."""
+        grams, means = zip(*(part.gram(arrays) for part in self.parts), strict=True)
+        return jnp.concatenate(grams), jnp.concatenate(means)
+
+    def product(self, arrays: Arrays, vector: Array) -> Array:
+        """As `FeatureSet.product`."""
+        starts = np.cumsum([part.groups for part in self.parts])[:-1]
+        vectors = jnp.split(vector, starts, axis=0)
+        return jnp.concatenate([part.product(arrays, v) for part, v in zip(self.parts, vectors, strict=True)])
+
+
+GramFeatureSet = FeatureSet | StackedFeatureSet
+"""Features that have moments and a Gram matrix [g, i, i]."""
 
 
 @dataclass(frozen=True)

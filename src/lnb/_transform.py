@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
@@ -12,23 +11,21 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import TiedFeatureSet
+from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks
 from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
-from lnb._neurons import Features, Neuron, Neurons
-from lnb._solvers import CG, Solver, Sylvester
+from lnb._neurons import Features, Neurons
+from lnb._solvers import CG
 
 Step = Literal["norm", "polyak"]
-SolverChoice = Solver | Callable[[Neuron], Solver]
 
 
 class LNBState(NamedTuple):
     """State of `scale_by_lnb`."""
 
     step: Array  # steps taken, not counting those that were passed over
-    statistics: tuple[Any, ...]  # one entry for each feature set: the solver's averages
-    memory: tuple[Any, ...]  # one entry for each neuron: what its solver remembers
+    statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
+    memory: tuple[Any, ...]  # one entry for each block of neurons: what their solver remembers
 
 
 class GuardedState(NamedTuple):
@@ -154,21 +151,13 @@ def _scale_by_lnb(
     if step not in ("norm", "polyak"):
         raise ValueError(f"`step` must be 'norm' or 'polyak', got {step!r}.")
     _check_number("min_norm", min_norm, 0, float("inf"))
-    plan = _plan(neurons, solver)
+    blocks = plan_blocks(neurons, solver)
 
     def init(params: Any) -> LNBState:
         del params
-        statistics, memory = [], []
-        for part in plan:
-            features, dtype = part.neuron.features, part.neuron.dtype
-            if features is None:
-                statistics.append(())
-                memory.append(())
-                continue
-            owns = part.owner == part.neuron.index
-            statistics.append(part.solver.init(features, dtype) if owns else ())
-            memory.append(part.solver.init_memory(part.neuron.shape, dtype))
-        return LNBState(jnp.zeros((), jnp.int32), tuple(statistics), tuple(memory))
+        statistics = tuple(block.solver.init(block.found, block.dtype) for block in blocks)
+        memory = tuple(block.solver.init_memory(block.shape, block.dtype) for block in blocks)
+        return LNBState(jnp.zeros((), jnp.int32), statistics, memory)
 
     def update(
         updates: Any,
@@ -184,7 +173,7 @@ def _scale_by_lnb(
         neurons.check_features(features)
         assert features is not None
         leaves, treedef = jax.tree.flatten(updates)
-        directions, moved = _solve(neurons, plan, leaves, features, state, finite)
+        directions, moved = _solve(neurons, blocks, leaves, features, state, finite)
         dtype = statistics_dtype(*(direction.dtype for direction in directions))
         pairs = zip(directions, leaves, strict=True)
         squared = reduce(jnp.add, [jnp.vdot(d.astype(dtype), g.astype(dtype)) for d, g in pairs])
@@ -198,75 +187,26 @@ def _scale_by_lnb(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A neuron, its solver, the neuron that keeps its statistics, and by how many steps they are renewed earlier."""
-
-    neuron: Neuron
-    solver: Solver
-    owner: int
-    offset: int = 0
-
-    def count(self, steps: Array) -> Array:
-        """How many batches its statistics hold at the step after `steps` others."""
-        return 1 + (steps + self.offset) // self.solver.every
-
-    def renew(self, features: Features, statistics: Any, steps: Array, finite: Array | bool) -> Any:
-        """The statistics with this batch in them, if it is finite and it is their turn."""
-        feature_set = features.sets[self.neuron.index]
-        assert feature_set is not None
-
-        def update() -> Any:
-            moved = self.solver.update(feature_set, features.arrays, statistics, self.count(steps))
-            kept = _all_finite(moved) & finite
-            return jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, statistics)
-
-        if self.solver.every == 1:
-            return update()
-        due = (steps == 0) | ((steps + self.offset) % self.solver.every == 0)
-        return jax.lax.cond(due, update, lambda: statistics)
-
-
-def _plan(neurons: Neurons, choice: SolverChoice) -> list[_Part]:
-    """Each neuron's solver; statistics are renewed in turn, so that no step but the first renews them all."""
-    solvers = [_solver_of(neuron, choice) for neuron in neurons]
-    parts = []
-    load: dict[int, list[float]] = {}  # for each `every`: the operations at each of its offsets
-    for neuron, solver, first in zip(neurons, solvers, neurons.sharing, strict=True):
-        # Neurons that read the same features share its statistics if they are solved alike.
-        owner = next(k for k in range(len(neurons)) if neurons.sharing[k] == first and solvers[k] == solver)
-        if neuron.features is None or owner != neuron.index:
-            parts.append(_Part(neuron, solver, owner, parts[owner].offset if owner < neuron.index else 0))
-            continue
-        turns = load.setdefault(solver.every, [0.0] * solver.every)
-        offset = turns.index(min(turns))
-        turns[offset] += solver.operations(neuron.features, neuron.outputs)[0]
-        parts.append(_Part(neuron, solver, owner, offset))
-    return parts
-
-
 def _solve(
     neurons: Neurons,
-    plan: Sequence[_Part],
+    blocks: Sequence[Block],
     gradients: Sequence[Array],
     features: Features,
     state: LNBState,
     finite: Array | bool,
 ) -> tuple[list[Array], LNBState]:
     """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave."""
-    statistics, memory = list(state.statistics), list(state.memory)
+    parts = [neuron.unpack_leaves(neuron.pack_leaves(gradients)) for neuron in neurons if neuron.features is None]
+    statistics, memory = [], []
+    for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
+        renewed = block.renew(features, old, state.step, finite)
+        direction, kept = block.solve(features, renewed, state.step, block.pack(gradients), remembered)
+        statistics.append(renewed)
+        memory.append(kept)
+        parts += block.unpack(direction)
     directions: list[Array | None] = [None] * len(gradients)
-    for part in plan:
-        neuron, index, owner = part.neuron, part.neuron.index, part.owner
-        feature_set = features.sets[index]
-        direction = neuron.pack_leaves(gradients)
-        if feature_set is not None:
-            if owner == index:
-                statistics[owner] = part.renew(features, statistics[owner], state.step, finite)
-            direction, memory[index] = part.solver.solve(
-                feature_set, features.arrays, statistics[owner], part.count(state.step), direction, memory[index]
-            )
-        for leaf, piece in neuron.unpack_leaves(direction).items():
+    for part in parts:
+        for leaf, piece in part.items():
             before = directions[leaf]
             directions[leaf] = piece if before is None else before + piece
     moved = LNBState(state.step + 1, tuple(statistics), tuple(memory))
@@ -292,9 +232,9 @@ def _guarded(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTran
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GuardedState]:
         gradients, values = _as_statistics(updates), _as_statistics(params)
         # A feature that is not finite leaves its weight's gradient not finite either.
-        finite = _all_finite(updates)
+        finite = all_finite(updates)
         stepped, moved = inner.update(gradients, state.inner, values, finite=finite, **extra)
-        finite = finite & _all_finite(stepped)
+        finite = finite & all_finite(stepped)
         kept = jax.tree.map(partial(_keep, finite), moved, state.inner, is_leaf=lambda x: isinstance(x, LNBState))
         stepped = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), stepped, updates)
         return stepped, GuardedState(kept, state.skipped + jnp.where(finite, 0, 1))
@@ -312,31 +252,6 @@ def _keep(finite: Array, moved: Any, old: Any) -> Any:
 
 def _as_statistics(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)
-
-
-def _all_finite(tree: Any) -> Array:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-
-
-def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
-    if hasattr(choice, "solve"):
-        solver: Any = choice
-    elif callable(choice):
-        solver = choice(neuron)
-    else:
-        solver = choice
-    if not hasattr(solver, "solve"):
-        raise TypeError(
-            "`solver` must be a solver such as `lnb.CG()`, or a function that gives one for a neuron, "
-            f"got {type(solver).__name__}{'' if solver is choice else ' for ' + neuron.name}."
-        )
-    if isinstance(neuron.features, TiedFeatureSet):
-        return Sylvester.like(solver)
-    # A neuron kept as its equations has no matrix to factor: it is solved by products with M.
-    if isinstance(neuron.features, EquationFeatureSet) and not isinstance(solver, CG):
-        return CG(ridge=solver.ridge)
-    return solver
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lnb._feature_sets import FeatureSet
+from lnb._feature_sets import GramFeatureSet
 from lnb._solvers._cg import CG
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._low_rank import LowRank
@@ -27,7 +27,7 @@ def auto(
 
     def choose(neuron: Any) -> Solver:
         features = neuron.features
-        if not isinstance(features, FeatureSet):
+        if not isinstance(features, GramFeatureSet):
             return CG(ridge=ridge)
         if features.has_diagonal_gram:
             return exact

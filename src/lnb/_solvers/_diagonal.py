@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import FeatureSet
+from lnb._feature_sets import GramFeatureSet
 from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_range
 
@@ -60,7 +60,7 @@ class Diagonal:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
         """Mu and chi with this batch's moments in them."""
         del count
-        assert isinstance(features, FeatureSet)
+        assert isinstance(features, GramFeatureSet)
         mean, square = features.moments(arrays)
         return Moments(
             average(statistics.mean, mean, self.mean_decay),
@@ -83,7 +83,7 @@ class Diagonal:
     ) -> tuple[Array, Any]:
         """P g."""
         del arrays
-        assert isinstance(features, FeatureSet)
+        assert isinstance(features, GramFeatureSet)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
         variance = shrunk_variance(features, mean, square, self.shrinkage)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from lnb._feature_sets import FeatureSet
+from lnb._feature_sets import GramFeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import ridge_of, solve_whitened, variance_of
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
@@ -81,18 +81,18 @@ class LowRank:
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> LowRankStatistics:
         """Moments of zero, and random directions to start from."""
-        assert isinstance(features, FeatureSet)
+        assert isinstance(features, GramFeatureSet)
         moments = (features.groups, features.inputs)
         start = _random_directions((*moments, self._rank_of(features)), dtype)
         # Each field its own array, so that the state can be donated.
         return LowRankStatistics(jnp.zeros(moments, dtype), jnp.zeros(moments, dtype), start, jnp.zeros_like(start))
 
-    def _rank_of(self, features: FeatureSet) -> int:
+    def _rank_of(self, features: GramFeatureSet) -> int:
         return 0 if features.has_diagonal_gram else min(self.rank, features.inputs)
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """One power iteration on the averages with this batch in them."""
-        assert isinstance(features, FeatureSet)
+        assert isinstance(features, GramFeatureSet)
         features, arrays = features.thin(arrays, round(1 / self.samples))
         old = _weight_of_past(self.decay**self.every, count, statistics.mean.dtype)
         mean, square = (
@@ -109,7 +109,7 @@ class LowRank:
         moved = LowRankStatistics(mean, square, factor, factor)
         return moved._replace(woodbury=self._woodbury(features, moved))
 
-    def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
+    def _diagonal(self, features: GramFeatureSet, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
         square = statistics.square
         variance = variance_of(features, statistics.mean, square)
@@ -118,7 +118,7 @@ class LowRank:
         shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
         return jnp.where(shifted > 0, shifted, 1)
 
-    def _woodbury(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
+    def _woodbury(self, features: GramFeatureSet, statistics: LowRankStatistics) -> Array:
         factor = statistics.factor
         scaled = factor / self._diagonal(features, statistics)[:, :, None]
         inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
@@ -140,7 +140,7 @@ class LowRank:
     ) -> tuple[Array, Any]:
         """Woodbury's identity."""
         del arrays, count
-        assert isinstance(features, FeatureSet)
+        assert isinstance(features, GramFeatureSet)
         diagonal, woodbury = self._diagonal(features, statistics), statistics.woodbury
 
         def inverse(weight: Array) -> Array:
@@ -152,7 +152,7 @@ class LowRank:
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The products with the batch and with the factor; two products with V."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
-        rank = self._rank_of(features) if isinstance(features, FeatureSet) else self.rank
+        rank = self._rank_of(features) if isinstance(features, GramFeatureSet) else self.rank
         return g * i * rank * (4.0 * n + 12.0 * rank), g * i * outputs * (4.0 * rank + 2)
 
 
@@ -183,7 +183,7 @@ def _orthonormal(factor: Array) -> Array:
     return contract("gir,gsr->gis", columns, _inverse_factor(contract("gir,gis->grs", columns, columns)))
 
 
-def _covariance_product(features: FeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
+def _covariance_product(features: GramFeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
     """X_c^T X_c Q / n [g, i, r] of this batch, X_c centered at `mean` where the neuron has a bias; Q [g, i, r]."""
     if not features.has_bias:
         return features.product(arrays, basis)

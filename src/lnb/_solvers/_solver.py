@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from jax import Array
 
 from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import FeatureSet, TiedFeatureSet
+from lnb._feature_sets import GramFeatureSet, TiedFeatureSet
 
-AnyFeatureSet = FeatureSet | TiedFeatureSet | EquationFeatureSet
+AnyFeatureSet = GramFeatureSet | TiedFeatureSet | EquationFeatureSet
 
 
 class Solver(Protocol):

@@ -1,0 +1,187 @@
+"""What a training step costs with each optimizer: `make bench`.
+
+Every optimizer trains the same network, from the same weights, on one batch, in one process. The steps of all are
+interleaved, so that what else the machine does falls on all alike. Solvers renew their statistics every ten steps: a
+step's time is the mean over its place in those ten of the median over many rounds, and the worst step is the slowest
+place.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from _train import Network
+from networks import NETWORKS
+from optax import contrib
+from rich.console import Console
+from rich.table import Table
+
+import lnb
+from lnb.experiments._records import describe_environment
+
+CYCLE = 10
+RESULTS = Path(__file__).parent / "results"
+
+SOLVERS: dict[str, lnb.Solver | Callable[[Any], lnb.Solver]] = {
+    "lnb auto": lnb.auto(),
+    "lnb Diagonal": lnb.Diagonal(relative=True),
+    "lnb LowRank(16)": lnb.LowRank(16, relative=True),
+    "lnb Cholesky": lnb.Cholesky(relative=True, samples=0.25),
+    "lnb CG": lnb.CG(),
+}
+OPTIMIZERS = ("adam", "muon", *SOLVERS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    """Names of networks."""
+    optimizers: tuple[str, ...] = OPTIMIZERS
+    """Names of optimizers; the first is what the others are compared with."""
+    rounds: int = 5
+    """Rounds of ten steps of each optimizer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of one optimizer costs on one network.
+
+    Fields:
+        milliseconds: of a step, the mean over the places in a cycle.
+        worst: of a step, the slowest place.
+        compile_seconds: finding the neurons, tracing and compiling.
+        memory: bytes that the compiled step needs at its peak, by XLA's account.
+        state: bytes of the optimizer's state over those of the parameters.
+    """
+
+    network: str
+    optimizer: str
+    milliseconds: float
+    worst: float
+    compile_seconds: float
+    memory: int
+    state: float
+
+
+class Contestant:
+    """One optimizer's compiled step and where it stands."""
+
+    def __init__(self, name: str, network: Network) -> None:
+        start = time.perf_counter()
+        self.name = name
+        self.times: list[float] = []
+        # The step gives its buffers away, and the network is for all.
+        self._params = jax.tree.map(lambda x: x.copy(), network.params)
+        self._args = network.args
+        step, optimizer = _step(name, network)
+        self._state = jax.jit(optimizer.init)(self._params)
+        self.compiled = jax.jit(step, donate_argnums=(0, 1)).lower(self._params, self._state, *self._args).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def run(self) -> None:
+        """One step."""
+        start = time.perf_counter()
+        self._params, self._state, loss = self.compiled(self._params, self._state, *self._args)
+        jax.block_until_ready((self._params, self._state, loss))
+        self.times.append(time.perf_counter() - start)
+
+    def cost(self, network: str) -> Cost:
+        """What was measured."""
+        places = np.median(np.reshape(self.times, (-1, CYCLE)), axis=0) * 1e3
+        memory = self.compiled.memory_analysis()
+        peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return Cost(
+            network,
+            self.name,
+            float(places.mean()),
+            float(places.max()),
+            self.compile_seconds,
+            peak - memory.alias_size_in_bytes,
+            _bytes(self._state) / _bytes(self._params),
+        )
+
+
+def _step(name: str, network: Network) -> tuple[Callable[..., Any], optax.GradientTransformation]:
+    loss_fn, _, args, has_aux = network
+    if name in SOLVERS:
+        neurons = lnb.find_neurons(loss_fn, network.params, *args, has_aux=has_aux)
+        optimizer = lnb.lnb(neurons, 0.01, solver=SOLVERS[name])
+
+        def boosting_step(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
+            value, grads, features = neurons.value_and_grad(params, *args)
+            updates, state = optimizer.update(grads, state, params, features=features)
+            return optax.apply_updates(params, updates), state, value
+
+        return boosting_step, optimizer
+    baseline = {"adam": optax.adam(1e-4), "muon": contrib.muon(1e-4)}[name]
+
+    def step(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
+        value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *args)
+        updates, state = baseline.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    return step, baseline
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def measure(name: str, settings: Settings) -> list[Cost]:
+    """The cost of a step of each optimizer on one network."""
+    network = NETWORKS[name]()
+    contestants = [Contestant(optimizer, network) for optimizer in settings.optimizers]
+    for contestant in contestants:  # the first renews all statistics, and the caches are cold
+        contestant.run()
+        contestant.times.clear()
+    for _ in range(settings.rounds * CYCLE):
+        for contestant in contestants:
+            contestant.run()
+    return [contestant.cost(name) for contestant in contestants]
+
+
+def show(costs: list[Cost], console: Console) -> None:
+    """A table of one network."""
+    first = costs[0]
+    table = Table(title=first.network)
+    for column in ("optimizer", "ms/step", f"/ {first.optimizer}", "worst", "compile s", "/ ", "memory", "state"):
+        table.add_column(column, justify="left" if column == "optimizer" else "right")
+    for cost in costs:
+        table.add_row(
+            cost.optimizer,
+            f"{cost.milliseconds:.1f}",
+            f"{cost.milliseconds / first.milliseconds:.2f}",
+            f"{cost.worst / first.milliseconds:.2f}",
+            f"{cost.compile_seconds:.1f}",
+            f"{cost.compile_seconds / first.compile_seconds:.1f}",
+            f"{cost.memory / first.memory:.2f}",
+            f"{cost.state:.2f}",
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    settings = tyro.cli(Settings)
+    console = Console()
+    RESULTS.mkdir(exist_ok=True)
+    for name in settings.networks:
+        costs = measure(name, settings)
+        show(costs, console)
+        record = {"environment": describe_environment(), "rounds": settings.rounds, "costs": [asdict(cost) for cost in costs]}
+        (RESULTS / f"step-{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

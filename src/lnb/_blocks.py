@@ -1,0 +1,179 @@
+"""Neurons that are solved in one call: those that read the same features, and those of the same shape.
+
+The weights of neurons that read the same features (q, k and v) stand side by side along o, and such sets of equal
+shape (one for each layer of a transformer) follow each other along g: [g, i(+1), o] of a block is one array, so that
+a network of many layers compiles and runs as a few large operations. Statistics that are not renewed at every step
+are renewed in turn, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from lnb._equations import EquationFeatureSet
+from lnb._feature_sets import FeatureSet, StackedFeatureSet, TiedFeatureSet
+from lnb._neurons import Features, Neuron, Neurons
+from lnb._solvers import CG, AnyFeatureSet, Solver, Sylvester
+
+SolverChoice = Solver | Callable[[Neuron], Solver]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neurons that are solved together.
+
+    Fields:
+        solver: of all.
+        rows: the neurons; those of a row read the same features.
+        offset: by how many steps the statistics are renewed earlier than those of other blocks.
+    """
+
+    solver: Solver
+    rows: tuple[tuple[Neuron, ...], ...]
+    offset: int = 0
+
+    def features(self, sets: Sequence[AnyFeatureSet | None]) -> AnyFeatureSet:
+        """The feature sets of the rows as one, of each neuron's `sets`."""
+        parts = [sets[row[0].index] for row in self.rows]
+        if len(parts) == 1:
+            assert parts[0] is not None
+            return parts[0]
+        stacked = tuple(part for part in parts if isinstance(part, FeatureSet))
+        assert len(stacked) == len(parts)
+        return StackedFeatureSet(stacked)
+
+    @property
+    def found(self) -> AnyFeatureSet:
+        """`features` as the neurons were found with."""
+        return self.features({neuron.index: neuron.features for row in self.rows for neuron in row})  # type: ignore
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[g, i(+1), o] of the block."""
+        shapes = [neuron.shape for neuron in self.rows[0]]
+        return (sum(row[0].shape[0] for row in self.rows), shapes[0][1], sum(o for _, _, o in shapes))
+
+    @property
+    def dtype(self) -> Any:
+        """Type of its statistics and directions."""
+        return self.rows[0][0].dtype
+
+    def pack(self, leaves: Sequence[Array]) -> Array:
+        """The neurons' parts of a tree's leaves."""
+        return _concatenate([_concatenate([n.pack_leaves(leaves) for n in row], 2) for row in self.rows], 0)
+
+    def unpack(self, packed: Array) -> list[Mapping[int, Array]]:
+        """The leaves of each neuron."""
+        leaves = []
+        starts = np.cumsum([row[0].shape[0] for row in self.rows])[:-1]
+        for row, part in zip(self.rows, jnp.split(packed, starts, axis=0), strict=True):
+            columns = np.cumsum([neuron.shape[2] for neuron in row])[:-1]
+            for neuron, piece in zip(row, jnp.split(part, columns, axis=2), strict=True):
+                leaves.append(neuron.unpack_leaves(piece))
+        return leaves
+
+    def count(self, steps: Array) -> Array:
+        """How many batches its statistics hold at the step after `steps` others."""
+        return 1 + (steps + self.offset) // self.solver.every
+
+    def renew(self, features: Features, statistics: Any, steps: Array, finite: Array | bool) -> Any:
+        """The statistics with this batch in them, if it is finite and it is their turn."""
+
+        def update() -> Any:
+            moved = self.solver.update(self.features(features.sets), features.arrays, statistics, self.count(steps))
+            kept = all_finite(moved) & finite
+            return jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, statistics)
+
+        if self.solver.every == 1:
+            return update()
+        due = (steps == 0) | ((steps + self.offset) % self.solver.every == 0)
+        return jax.lax.cond(due, update, lambda: statistics)
+
+    def solve(self, features: Features, statistics: Any, steps: Array, gradient: Array, memory: Any) -> Any:
+        """The direction, and what the solver remembers."""
+        sets, count = self.features(features.sets), self.count(steps)
+        return self.solver.solve(sets, features.arrays, statistics, count, gradient, memory)
+
+
+def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:
+    """The blocks of the neurons that have a metric."""
+    rows: dict[Any, list[Neuron]] = {}
+    for neuron, shared in zip(neurons, neurons.sharing, strict=True):
+        if neuron.features is not None:
+            solver = _solver_of(neuron, choice)
+            # CG's inner products are a neuron's own.
+            alone = neuron.index if isinstance(solver, CG) else shared
+            rows.setdefault((solver, alone), []).append(neuron)
+    alike: dict[Any, list[tuple[Neuron, ...]]] = {}
+    for (solver, _), row in rows.items():
+        alike.setdefault((solver, _shape_of(row)), []).append(tuple(row))
+    counts: dict[Solver, int] = {}
+    for (solver, _), group in alike.items():
+        counts[solver] = counts.get(solver, 0) + len(group)
+    blocks = []
+    for (solver, _), group in alike.items():
+        # Small enough that the renewals can be spread over the steps between them.
+        size = len(group) if solver.every == 1 else ceil(counts[solver] / solver.every)
+        blocks += [Block(solver, tuple(group[k : k + size])) for k in range(0, len(group), size)]
+    return _in_turn(blocks)
+
+
+def _shape_of(row: Sequence[Neuron]) -> Any:
+    """What must agree between rows that follow each other along g."""
+    features = row[0].features
+    if not isinstance(features, FeatureSet):
+        return row[0].index
+    outputs = tuple(neuron.outputs for neuron in row)
+    bias = features.bias_share if features.has_bias else None
+    return (features.inputs, bias, features.is_diagonal, outputs, str(row[0].dtype))
+
+
+def _in_turn(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks, each renewed at the steps at which the others renew least."""
+    load: dict[int, list[float]] = {}  # for each `every`: the operations at each of its offsets
+    costs = [block.solver.operations(block.found, block.shape[2])[0] for block in blocks]
+    placed = list(blocks)
+    for k in sorted(range(len(blocks)), key=lambda k: -costs[k]):
+        turns = load.setdefault(blocks[k].solver.every, [0.0] * blocks[k].solver.every)
+        offset = turns.index(min(turns))
+        turns[offset] += costs[k]
+        placed[k] = replace(blocks[k], offset=offset)
+    return placed
+
+
+def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
+    if hasattr(choice, "solve"):
+        solver: Any = choice
+    elif callable(choice):
+        solver = choice(neuron)
+    else:
+        solver = choice
+    if not hasattr(solver, "solve"):
+        raise TypeError(
+            "`solver` must be a solver such as `lnb.CG()`, or a function that gives one for a neuron, "
+            f"got {type(solver).__name__}{'' if solver is choice else ' for ' + neuron.name}."
+        )
+    if isinstance(neuron.features, TiedFeatureSet):
+        return Sylvester.like(solver)
+    # A neuron kept as its equations has no matrix to factor: it is solved by products with M.
+    if isinstance(neuron.features, EquationFeatureSet) and not isinstance(solver, CG):
+        return CG(ridge=solver.ridge)
+    return solver
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number of the tree's inexact leaves is finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _concatenate(arrays: Sequence[Array], axis: int) -> Array:
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis)
