@@ -1,6 +1,6 @@
 """The networks that the tests and the page of the documentation on coverage are made of, a row a case."""
 
-from cases import control_flow, plain
+from cases import control_flow, in_equinox, in_linen, in_nnx, plain
 from cases._case import Call, Case, Layer, by_path, normal
 from cases.uncovered import UNCOVERED
 
@@ -15,6 +15,9 @@ TABLES = {
     "Inside jit, checkpoint and custom derivatives": control_flow.JIT,
     "Loops": control_flow.LOOPS,
     "Branches": control_flow.BRANCHES,
+    "Equinox": in_equinox.EQUINOX,
+    "Flax NNX": in_nnx.NNX,
+    "Flax Linen": in_linen.LINEN,
 }
 CASES = [case for table in TABLES.values() for case in table]
 

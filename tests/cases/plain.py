@@ -424,7 +424,7 @@ NETWORKS = [
 
 def _field(p, x):
     """A network of one input and one output, with its features before and after the nonlinearity."""
-    return (jnp.tanh(x @ p["w"] + p["b"]) @ p["v"] + p["c"])[0]
+    return (jnp.sin(x @ p["w"] + p["b"]) @ p["v"] + p["c"])[0]
 
 
 def _equation_forward(p, x):
@@ -440,7 +440,7 @@ def _equation_backward(p, x):
 
 def _slopes(p, x):
     """The derivative of the nonlinearity at every point."""
-    return 1 - jnp.tanh(x @ p["w"] + p["b"]) ** 2
+    return jnp.cos(x @ p["w"] + p["b"])
 
 
 def _together(*outputs):
@@ -450,7 +450,6 @@ def _together(*outputs):
 FIELD = {"w": normal(1, 3), "b": normal(3), "v": normal(3, 1), "c": normal(1)}
 POINTS = normal(6, 1)
 
-# Of a derivative, what is the same at every point is computed once: one sample.
 SHARED = [
     Case(
         "tied autoencoder: tanh(x @ w + b) @ w.T",
@@ -499,8 +498,8 @@ SHARED = [
                 ("b", "w"),
                 "general",
                 (1, 6, 1),
-                7,
-                lambda s, p, x: _together(x @ s["w"] + s["b"], jnp.ones((1, 1)) @ s["w"]),
+                12,
+                lambda s, p, x: _together(x @ s["w"] + s["b"], _slopes(p, x) * s["w"]),
             ),
             Layer(
                 ("c", "v"),
@@ -508,7 +507,7 @@ SHARED = [
                 (1, 4, 1),
                 12,
                 lambda s, p, x: _together(
-                    jnp.tanh(x @ p["w"] + p["b"]) @ s["v"] + s["c"], (_slopes(p, x) * p["w"]) @ s["v"]
+                    jnp.sin(x @ p["w"] + p["b"]) @ s["v"] + s["c"], (_slopes(p, x) * p["w"]) @ s["v"]
                 ),
             ),
         ),
@@ -530,8 +529,8 @@ SHARED = [
                 ("c", "v"),
                 "general",
                 (1, 4, 1),
-                7,
-                lambda s, p, x: _together(jnp.tanh(x @ p["w"] + p["b"]) @ s["v"] + s["c"], jnp.ones((1, 1)) @ s["v"].T),
+                12,
+                lambda s, p, x: _together(jnp.sin(x @ p["w"] + p["b"]) @ s["v"] + s["c"], _slopes(p, x) * s["v"][:, 0]),
             ),
         ),
     ),
