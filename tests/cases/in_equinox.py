@@ -102,6 +102,22 @@ BATCH_NORM, STATE = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="b
 MLP = [linear(".layers[0]", (1, 4, 5), 6), linear(".layers[1]", (1, 5, 3), 6)]
 LINEAR = (eqx.nn.Linear,)
 
+
+def attention(name, **options):
+    """Attention of every example with itself."""
+    return equinox(
+        name,
+        lambda k: eqx.nn.MultiheadAttention(2, 4, key=k, **options),
+        lambda model, x: jax.vmap(lambda x: model(x, x, x))(x),
+        (T,),
+        [
+            linear(".query_proj", (1, 4, 4), 15, bias=bool(options)),
+            *[linear(f".{name}_proj", (1, 4, 4), 15, bias=False) for name in ("key", "value", "output")],
+        ],
+        LINEAR,
+    )
+
+
 EQUINOX = [
     layer("eqx.nn.Linear", lambda k: eqx.nn.Linear(4, 3, key=k), X, "dense", (1, 4, 3), 6),
     equinox("eqx.nn.MLP", mlp, examples, (X,), MLP, LINEAR),
@@ -178,17 +194,8 @@ EQUINOX = [
         ],
         has_aux=True,
     ),
-    equinox(
-        "eqx.nn.MultiheadAttention",
-        lambda k: eqx.nn.MultiheadAttention(2, 4, use_query_bias=True, key=k),
-        lambda model, x: jax.vmap(lambda x: model(x, x, x))(x),
-        (T,),
-        [
-            linear(".query_proj", (1, 4, 4), 15),
-            *[linear(f".{name}_proj", (1, 4, 4), 15, bias=False) for name in ("key", "value", "output")],
-        ],
-        LINEAR,
-    ),
+    attention("eqx.nn.MultiheadAttention"),
+    attention("eqx.nn.MultiheadAttention, use_query_bias=True", use_query_bias=True),
     equinox(
         "eqx.nn.GRUCell under lax.scan",
         lambda k: eqx.nn.GRUCell(4, 3, key=k),
