@@ -26,7 +26,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name.replace("`", ""))
 def test_case(x64, case):
     with jax.numpy_dtype_promotion(case.promotion):
         params, args = case.inputs()

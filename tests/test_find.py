@@ -11,9 +11,9 @@ import lnb
 @pytest.mark.parametrize(
     ("name", "alike"),
     [
-        ("attention: x @ q, x @ k, x @ v", ("['q']", "['k']", "['v']")),
-        ("eqx.nn.MultiheadAttention", (".query_proj.weight", ".key_proj.weight", ".value_proj.weight")),
-        ("nnx.MultiHeadAttention", tuple(f"['{name}']['kernel'].value" for name in ("query", "key", "value"))),
+        ("attention: `x @ q, x @ k, x @ v`", ("['q']", "['k']", "['v']")),
+        ("`eqx.nn.MultiheadAttention`", (".query_proj.weight", ".key_proj.weight", ".value_proj.weight")),
+        ("`nnx.MultiHeadAttention`", tuple(f"['{name}']['kernel'].value" for name in ("query", "key", "value"))),
     ],
 )
 def test_neurons_with_the_same_features_share_them(x64, name, alike):

@@ -60,7 +60,7 @@ class Case:
     """A network, what must be found in it, and what must not.
 
     Fields:
-        name: how it is written, as the tables print it.
+        name: how it is written, as the page on coverage prints it, code in backticks.
         apply: `apply(params, *args)` is its output, or `(output, aux)` with `has_aux`.
         params, args: trees of NumPy arrays.
         uncovered: path and exact reason of every parameter that belongs to no neuron.

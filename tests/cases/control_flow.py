@@ -135,19 +135,19 @@ def two(name, apply):
 POLICIES = jax.checkpoint_policies
 
 JIT = [
-    square("jit in jit", nested_jit(2)),
-    square("jit, five deep", nested_jit(5)),
-    square("vmap of jit", lambda p, x: jax.vmap(lambda x: nested_jit(1)(p, x))(x)),
-    square("checkpoint", remat()),
-    square("checkpoint, policy dots_saveable", remat(POLICIES.dots_saveable)),
-    square("checkpoint, policy dots_with_no_batch_dims_saveable", remat(POLICIES.dots_with_no_batch_dims_saveable)),
-    square("checkpoint, policy nothing_saveable", remat(POLICIES.nothing_saveable)),
-    square("checkpoint, policy everything_saveable", remat(POLICIES.everything_saveable)),
-    square("jit of checkpoint of jit", lambda p, x: jax.jit(jax.checkpoint(nested_jit(1)))(p, x)),
-    two("custom_jvp with a layer inside", lambda p, x: halved(p["w"], x) @ p["v"]),
-    two("custom_vjp with a layer inside", lambda p, x: doubled(p["w"], x) @ p["v"]),
-    two("custom_jvp next to layers", lambda p, x: bent(x @ p["w"]) @ p["v"]),
-    two("custom_vjp next to layers", lambda p, x: clipped(x @ p["w"]) @ p["v"]),
+    square("`jit` in `jit`", nested_jit(2)),
+    square("`jit`, five deep", nested_jit(5)),
+    square("`vmap` of `jit`", lambda p, x: jax.vmap(lambda x: nested_jit(1)(p, x))(x)),
+    square("`checkpoint`", remat()),
+    square("`checkpoint`, policy `dots_saveable`", remat(POLICIES.dots_saveable)),
+    square("`checkpoint`, policy `dots_with_no_batch_dims_saveable`", remat(POLICIES.dots_with_no_batch_dims_saveable)),
+    square("`checkpoint`, policy `nothing_saveable`", remat(POLICIES.nothing_saveable)),
+    square("`checkpoint`, policy `everything_saveable`", remat(POLICIES.everything_saveable)),
+    square("`jit` of `checkpoint` of `jit`", lambda p, x: jax.jit(jax.checkpoint(nested_jit(1)))(p, x)),
+    two("`custom_jvp` with a layer inside", lambda p, x: halved(p["w"], x) @ p["v"]),
+    two("`custom_vjp` with a layer inside", lambda p, x: doubled(p["w"], x) @ p["v"]),
+    two("`custom_jvp` next to layers", lambda p, x: bent(x @ p["w"]) @ p["v"]),
+    two("`custom_vjp` next to layers", lambda p, x: clipped(x @ p["w"]) @ p["v"]),
 ]
 
 
@@ -162,24 +162,24 @@ def grid_states(p, x):
 
 
 LOOPS = [
-    stacked("scan over layers", over_layers(dense)),
-    stacked("scan over layers, unrolled by two", over_layers(dense, unroll=2)),
-    stacked("scan over layers, each checkpointed", over_layers(lambda h, layer: jax.checkpoint(dense)(h, layer))),
-    stacked("vmap of a scan over layers", lambda p, x: jax.vmap(lambda x: over_layers(dense)(p, x))(x)),
+    stacked("`scan` over layers", over_layers(dense)),
+    stacked("`scan` over layers, unrolled by two", over_layers(dense, unroll=2)),
+    stacked("`scan` over layers, each checkpointed", over_layers(lambda h, layer: jax.checkpoint(dense)(h, layer))),
+    stacked("`vmap` of a `scan` over layers", lambda p, x: jax.vmap(lambda x: over_layers(dense)(p, x))(x)),
     Case(
-        "for over the stack's layers",
+        "`for` over the stack's layers",
         layer_by_layer,
         STACK,
         (X,),
         (Layer(("b", "w"), "dense", (1, 3, 12), 6, layers_output, parts=4),),
     ),
     square(
-        "scan over time",
+        "`scan` over time",
         lambda p, x: jax.lax.scan(lambda h, s: (jnp.tanh(h @ p["w"] + s + p["b"]),) * 2, jnp.zeros(3), x)[1],
         output=lambda s, p, x: time_states(p, x) @ s["w"] + s["b"],
     ),
     square(
-        "scan over time in a scan over rows",
+        "`scan` over time in a `scan` over rows",
         lambda p, x: jax.lax.scan(
             lambda h, row: jax.lax.scan(lambda h, s: (jnp.tanh(h @ p["w"] + s + p["b"]),) * 2, h, row),
             jnp.zeros(3),
@@ -189,7 +189,7 @@ LOOPS = [
         x=normal(2, 3, 3),
     ),
     Case(
-        "scan over time from a learnt state",
+        "`scan` over time from a learnt state",
         lambda p, x: jax.lax.scan(lambda h, s: (jnp.tanh(h @ p["w"] + s),) * 2, p["h"], x)[1],
         {"w": SQUARE["w"], "h": normal(3)},
         (X,),
@@ -204,19 +204,19 @@ LOOPS = [
             ),
         ),
     ),
-    square("map over examples", lambda p, x: jax.lax.map(lambda row: jnp.tanh(row @ p["w"] + p["b"]), x)),
+    square("`map` over examples", lambda p, x: jax.lax.map(lambda row: jnp.tanh(row @ p["w"] + p["b"]), x)),
     square(
-        "map over examples, in batches",
+        "`map` over examples, in batches",
         lambda p, x: jax.lax.map(lambda row: jnp.tanh(row @ p["w"] + p["b"]), x, batch_size=2),
     ),
     square(
-        "fori_loop of fixed length",
+        "`fori_loop` of fixed length",
         lambda p, x: jax.lax.fori_loop(0, 2, lambda _, h: dense(h, (p["w"], p["b"])), x),
         samples=12,
         output=loop_output,
     ),
     Case(
-        "fori_loop that picks the layer, w[k]",
+        "`fori_loop` that picks the layer, `w[k]`",
         lambda p, x: jax.lax.fori_loop(0, 4, lambda k, h: jnp.tanh(h @ p["w"][k]), x),
         {"w": STACK["w"]},
         (X,),
@@ -233,7 +233,7 @@ LOOPS = [
         ),
     ),
     Case(
-        "vmap over an ensemble",
+        "`vmap` over an ensemble",
         lambda p, x: jax.vmap(lambda w, b: jnp.tanh(x @ w + b))(p["w"], p["b"]),
         {"w": normal(4, 3, 2), "b": normal(4, 2)},
         (X,),
@@ -252,16 +252,16 @@ def _from_state(p, x):
 
 BRANCHES = [
     square(
-        "cond, the branch that runs",
+        "`cond`, the branch that runs",
         lambda p, x: jax.lax.cond(x[0, 0] < 9, lambda h: dense(h, (p["w"], p["b"])), lambda h: h, x),
     ),
     square(
-        "cond, the branch that is passed over",
+        "`cond`, the branch that is passed over",
         lambda p, x: jax.lax.cond(x[0, 0] > 9, lambda h: dense(h, (p["w"], p["b"])), lambda h: h, x),
         output=lambda s, p, x: 0 * (x @ s["w"] + s["b"]),
     ),
     Case(
-        "switch, a layer in each branch",
+        "`switch`, a layer in each branch",
         lambda p, x: jax.lax.switch(
             (x[0, 0] < 9).astype(int) + 1,
             [lambda h: h, lambda h: jnp.tanh(h @ p["w"] + p["b"]), lambda h: jnp.sin(h @ p["v"] + p["c"])],

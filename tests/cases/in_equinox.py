@@ -119,11 +119,11 @@ def attention(name, **options):
 
 
 EQUINOX = [
-    layer("eqx.nn.Linear", lambda k: eqx.nn.Linear(4, 3, key=k), X, "dense", (1, 4, 3), 6),
-    equinox("eqx.nn.MLP", mlp, examples, (X,), MLP, LINEAR),
-    layer("eqx.nn.Conv1d", lambda k: eqx.nn.Conv1d(3, 4, 3, key=k), normal(2, 3, 7), "convolution", (1, 9, 4), 10),
+    layer("`eqx.nn.Linear`", lambda k: eqx.nn.Linear(4, 3, key=k), X, "dense", (1, 4, 3), 6),
+    equinox("`eqx.nn.MLP`", mlp, examples, (X,), MLP, LINEAR),
+    layer("`eqx.nn.Conv1d`", lambda k: eqx.nn.Conv1d(3, 4, 3, key=k), normal(2, 3, 7), "convolution", (1, 9, 4), 10),
     layer(
-        "eqx.nn.Conv2d",
+        "`eqx.nn.Conv2d`",
         lambda k: eqx.nn.Conv2d(2, 4, 3, stride=2, padding=1, key=k),
         normal(2, 2, 5, 5),
         "convolution",
@@ -131,10 +131,10 @@ EQUINOX = [
         18,
     ),
     layer(
-        "eqx.nn.Conv3d", lambda k: eqx.nn.Conv3d(2, 3, 2, key=k), normal(2, 2, 3, 3, 3), "convolution", (1, 16, 3), 16
+        "`eqx.nn.Conv3d`", lambda k: eqx.nn.Conv3d(2, 3, 2, key=k), normal(2, 2, 3, 3, 3), "convolution", (1, 16, 3), 16
     ),
     layer(
-        "eqx.nn.ConvTranspose2d",
+        "`eqx.nn.ConvTranspose2d`",
         lambda k: eqx.nn.ConvTranspose2d(2, 3, 2, stride=2, key=k),
         normal(2, 2, 3, 3),
         "convolution",
@@ -142,7 +142,7 @@ EQUINOX = [
         72,
     ),
     layer(
-        "eqx.nn.ConvTranspose2d, groups=2",
+        "`eqx.nn.ConvTranspose2d`, `groups=2`",
         lambda k: eqx.nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2, key=k),
         normal(1, 4, 2, 2),
         "convolution",
@@ -150,7 +150,7 @@ EQUINOX = [
         16,
     ),
     layer(
-        "eqx.nn.Conv2d, groups=channels (depthwise)",
+        "`eqx.nn.Conv2d`, `groups=channels` (depthwise)",
         lambda k: eqx.nn.Conv2d(3, 3, 3, groups=3, key=k),
         normal(2, 3, 5, 5),
         "convolution",
@@ -158,7 +158,7 @@ EQUINOX = [
         18,
     ),
     layer(
-        "eqx.nn.Conv2d, groups=2, dilation=2",
+        "`eqx.nn.Conv2d`, `groups=2`, `dilation=2`",
         lambda k: eqx.nn.Conv2d(4, 6, 2, groups=2, dilation=2, key=k),
         normal(2, 4, 4, 4),
         "convolution",
@@ -166,7 +166,7 @@ EQUINOX = [
         8,
     ),
     layer(
-        "eqx.nn.Embedding",
+        "`eqx.nn.Embedding`",
         lambda k: eqx.nn.Embedding(7, 3, key=k),
         np.array([[1, 2, 3], [1, 1, 6]]),
         "embedding",
@@ -175,11 +175,11 @@ EQUINOX = [
         (".weight",),
         lambda model, i: jax.vmap(jax.vmap(model))(i),
     ),
-    layer("eqx.nn.LayerNorm", lambda k: eqx.nn.LayerNorm(4), X, "scale", (4, 1, 1), 6),
-    layer("eqx.nn.GroupNorm", lambda k: eqx.nn.GroupNorm(2, 4), normal(3, 4, 5), "scale", (4, 1, 1), 15),
-    layer("eqx.nn.RMSNorm", lambda k: eqx.nn.RMSNorm(4), X, "scale", (4, 1, 1), 6),
+    layer("`eqx.nn.LayerNorm`", lambda k: eqx.nn.LayerNorm(4), X, "scale", (4, 1, 1), 6),
+    layer("`eqx.nn.GroupNorm`", lambda k: eqx.nn.GroupNorm(2, 4), normal(3, 4, 5), "scale", (4, 1, 1), 15),
+    layer("`eqx.nn.RMSNorm`", lambda k: eqx.nn.RMSNorm(4), X, "scale", (4, 1, 1), 6),
     equinox(
-        "eqx.nn.BatchNorm with its state, has_aux=True",
+        "`eqx.nn.BatchNorm` with its state, `has_aux=True`",
         lambda key: BATCH_NORM,
         batch_norm,
         (jax.tree.map(state_like, STATE), normal(4, 3, 2)),
@@ -194,10 +194,10 @@ EQUINOX = [
         ],
         has_aux=True,
     ),
-    attention("eqx.nn.MultiheadAttention"),
-    attention("eqx.nn.MultiheadAttention, use_query_bias=True", use_query_bias=True),
+    attention("`eqx.nn.MultiheadAttention`"),
+    attention("`eqx.nn.MultiheadAttention`, `use_query_bias=True`", use_query_bias=True),
     equinox(
-        "eqx.nn.GRUCell under lax.scan",
+        "`eqx.nn.GRUCell` under `lax.scan`",
         lambda k: eqx.nn.GRUCell(4, 3, key=k),
         gru,
         (T,),
@@ -214,7 +214,7 @@ EQUINOX = [
         ],
     ),
     equinox(
-        "eqx.nn.LSTMCell under lax.scan",
+        "`eqx.nn.LSTMCell` under `lax.scan`",
         lambda k: eqx.nn.LSTMCell(4, 3, key=k),
         lstm,
         (T,),
@@ -231,7 +231,7 @@ EQUINOX = [
         ],
     ),
     equinox(
-        "eqx.nn.Dropout with keys, between layers",
+        "`eqx.nn.Dropout` with keys, between layers",
         lambda k: (eqx.nn.Linear(4, 4, key=k), eqx.nn.Dropout(0.5), eqx.nn.Linear(4, 2, key=k)),
         dropout,
         (X, np.asarray(jax.random.key_data(jax.random.split(jax.random.key(1), 6)))),
@@ -239,7 +239,7 @@ EQUINOX = [
         LINEAR,
     ),
     equinox(
-        "eqx.filter_jit of a model",
+        "`eqx.filter_jit` of a model",
         mlp,
         lambda model, x: jax.vmap(lambda x: eqx.filter_jit(lambda model, x: model(x))(model, x))(x),
         (X,),
@@ -247,7 +247,7 @@ EQUINOX = [
         LINEAR,
     ),
     equinox(
-        "eqx.filter_checkpoint of a model",
+        "`eqx.filter_checkpoint` of a model",
         mlp,
         lambda model, x: jax.vmap(lambda x: eqx.filter_checkpoint(lambda model, x: model(x))(model, x))(x),
         (X,),
@@ -255,7 +255,7 @@ EQUINOX = [
         LINEAR,
     ),
     equinox(
-        "eqx.filter_vmap'd models run by lax.scan",
+        "`eqx.filter_vmap`'d models run by `lax.scan`",
         mlps,
         scanned,
         (X,),
@@ -263,7 +263,7 @@ EQUINOX = [
         LINEAR,
     ),
     equinox(
-        "eqx.filter_vmap'd models run by filter_vmap (ensemble)",
+        "`eqx.filter_vmap`'d models run by `filter_vmap` (ensemble)",
         mlps,
         ensemble,
         (X,),

@@ -57,31 +57,33 @@ DENSE = (linen.Dense, linen.DenseGeneral, linen.Embed)
 STACK = [Layer(("['stack']['Dense_0']['bias']", "['stack']['Dense_0']['kernel']"), "dense", (3, 4, 4), 6)]
 
 LINEN = [
-    layer("linen.Dense", linen.Dense(3), X, "dense", (1, 4, 3), 6),
-    layer("linen.DenseGeneral, two axes out", linen.DenseGeneral((3, 2)), X, "dense", (1, 4, 6), 6),
+    layer("`linen.Dense`", linen.Dense(3), X, "dense", (1, 4, 3), 6),
+    layer("`linen.DenseGeneral`, two axes out", linen.DenseGeneral((3, 2)), X, "dense", (1, 4, 6), 6),
     layer(
-        "linen.DenseGeneral, two axes in",
+        "`linen.DenseGeneral`, two axes in",
         linen.DenseGeneral(3, axis=(-2, -1)),
         normal(5, 2, 2),
         "dense",
         (1, 4, 3),
         5,
     ),
-    layer("linen.Conv", linen.Conv(3, (3,)), normal(2, 5, 4), "convolution", (1, 12, 3), 10),
-    layer("linen.ConvTranspose", linen.ConvTranspose(3, (2,), (2,)), normal(2, 3, 4), "convolution", (1, 8, 3), 12),
-    layer("linen.Embed", linen.Embed(7, 3), np.array([[1, 2], [3, 3]]), "embedding", (1, 7, 3), 4, ("['embedding']",)),
+    layer("`linen.Conv`", linen.Conv(3, (3,)), normal(2, 5, 4), "convolution", (1, 12, 3), 10),
+    layer("`linen.ConvTranspose`", linen.ConvTranspose(3, (2,), (2,)), normal(2, 3, 4), "convolution", (1, 8, 3), 12),
+    layer(
+        "`linen.Embed`", linen.Embed(7, 3), np.array([[1, 2], [3, 3]]), "embedding", (1, 7, 3), 4, ("['embedding']",)
+    ),
     flax_linen(
-        "linen.Embed, and its attend as the head",
+        "`linen.Embed`, and its `attend` as the head",
         Tied(),
         (np.array([[1, 2], [3, 3]]),),
         [Layer(("['embed']['embedding']",), "general", (1, 21, 1), 8)],
         DENSE,
     ),
-    layer("linen.LayerNorm", linen.LayerNorm(), T, "scale", (4, 1, 1), 15, NORM),
-    layer("linen.RMSNorm", linen.RMSNorm(), T, "scale", (4, 1, 1), 15, ("['scale']",)),
-    layer("linen.GroupNorm", linen.GroupNorm(2), T, "scale", (4, 1, 1), 15, NORM),
+    layer("`linen.LayerNorm`", linen.LayerNorm(), T, "scale", (4, 1, 1), 15, NORM),
+    layer("`linen.RMSNorm`", linen.RMSNorm(), T, "scale", (4, 1, 1), 15, ("['scale']",)),
+    layer("`linen.GroupNorm`", linen.GroupNorm(2), T, "scale", (4, 1, 1), 15, NORM),
     layer(
-        "linen.BatchNorm with its state, has_aux=True",
+        "`linen.BatchNorm` with its state, `has_aux=True`",
         linen.BatchNorm(use_running_average=False),
         T,
         "scale",
@@ -90,7 +92,7 @@ LINEN = [
         NORM,
     ),
     flax_linen(
-        "linen.MultiHeadDotProductAttention",
+        "`linen.MultiHeadDotProductAttention`",
         linen.MultiHeadDotProductAttention(2),
         (T,),
         [
@@ -99,10 +101,10 @@ LINEN = [
         ],
         DENSE,
     ),
-    flax_linen("linen.scan over layers", Scanned(Step), (X,), STACK, DENSE),
-    flax_linen("linen.scan over layers, each under linen.remat", Scanned(linen.remat(Step)), (X,), STACK, DENSE),
+    flax_linen("`linen.scan` over layers", Scanned(Step), (X,), STACK, DENSE),
+    flax_linen("`linen.scan` over layers, each under `linen.remat`", Scanned(linen.remat(Step)), (X,), STACK, DENSE),
     flax_linen(
-        "linen.remat of a layer",
+        "`linen.remat` of a layer",
         Recomputed(),
         (X,),
         [Layer(("['dense']['bias']", "['dense']['kernel']"), "dense", (1, 4, 3), 6)],

@@ -98,9 +98,9 @@ CLASSIC = (nnx.Linear, nnx.LinearGeneral)
 ATTENTION = [linear(f"['{name}']", (1, 4, 4), 15) for name in ("key", "out", "query", "value")]
 
 NNX = [
-    layer("nnx.Linear", lambda r: nnx.Linear(4, 3, rngs=r), X, "dense", (1, 4, 3), 6),
+    layer("`nnx.Linear`", lambda r: nnx.Linear(4, 3, rngs=r), X, "dense", (1, 4, 3), 6),
     layer(
-        "nnx.LinearGeneral, two axes to two",
+        "`nnx.LinearGeneral`, two axes to two",
         lambda r: nnx.LinearGeneral((2, 2), (3, 2), axis=(-2, -1), rngs=r),
         normal(5, 2, 2),
         "dense",
@@ -108,7 +108,7 @@ NNX = [
         5,
     ),
     layer(
-        "nnx.LinearGeneral, batch_axis",
+        "`nnx.LinearGeneral`, `batch_axis`",
         lambda r: nnx.LinearGeneral(4, 3, axis=-1, batch_axis={0: 2}, rngs=r),
         normal(2, 5, 4),
         "dense",
@@ -116,7 +116,7 @@ NNX = [
         5,
     ),
     layer(
-        "nnx.Einsum",
+        "`nnx.Einsum`",
         lambda r: nnx.Einsum("bhd,hdo->bho", (2, 3, 4), (2, 4), rngs=r),
         normal(5, 2, 3),
         "dense",
@@ -124,7 +124,7 @@ NNX = [
         5,
     ),
     layer(
-        "nnx.Conv",
+        "`nnx.Conv`",
         lambda r: nnx.Conv(2, 4, (3, 3), strides=2, rngs=r),
         normal(2, 5, 5, 2),
         "convolution",
@@ -132,7 +132,7 @@ NNX = [
         18,
     ),
     layer(
-        "nnx.ConvTranspose",
+        "`nnx.ConvTranspose`",
         lambda r: nnx.ConvTranspose(2, 3, (2, 2), strides=2, rngs=r),
         normal(2, 3, 3, 2),
         "convolution",
@@ -140,7 +140,7 @@ NNX = [
         72,
     ),
     layer(
-        "nnx.Embed",
+        "`nnx.Embed`",
         lambda r: nnx.Embed(7, 3, dtype=np.float64, rngs=r),
         INDEX,
         "embedding",
@@ -149,18 +149,18 @@ NNX = [
         paths("embedding"),
     ),
     flax_nnx(
-        "nnx.Embed, and its attend as the head",
+        "`nnx.Embed`, and its `attend` as the head",
         lambda r: nnx.Embed(7, 3, dtype=np.float64, rngs=r),
         (INDEX,),
         [Layer(paths("embedding"), "general", (1, 21, 1), 8)],
         lambda model, i: model.attend(jnp.tanh(model(i))),
         (nnx.Embed,),
     ),
-    layer("nnx.LayerNorm", lambda r: nnx.LayerNorm(4, rngs=r), T, "scale", (4, 1, 1), 15, paths("bias", "scale")),
-    layer("nnx.RMSNorm", lambda r: nnx.RMSNorm(4, rngs=r), T, "scale", (4, 1, 1), 15, paths("scale")),
-    layer("nnx.GroupNorm", lambda r: nnx.GroupNorm(4, 2, rngs=r), T, "scale", (4, 1, 1), 15, paths("bias", "scale")),
+    layer("`nnx.LayerNorm`", lambda r: nnx.LayerNorm(4, rngs=r), T, "scale", (4, 1, 1), 15, paths("bias", "scale")),
+    layer("`nnx.RMSNorm`", lambda r: nnx.RMSNorm(4, rngs=r), T, "scale", (4, 1, 1), 15, paths("scale")),
+    layer("`nnx.GroupNorm`", lambda r: nnx.GroupNorm(4, 2, rngs=r), T, "scale", (4, 1, 1), 15, paths("bias", "scale")),
     flax_nnx(
-        "nnx.BatchNorm with its state, has_aux=True",
+        "`nnx.BatchNorm` with its state, `has_aux=True`",
         lambda r: nnx.BatchNorm(4, rngs=r),
         (T,),
         [Layer(paths("bias", "scale"), "scale", (4, 1, 1), 15)],
@@ -168,7 +168,7 @@ NNX = [
         has_aux=True,
     ),
     layer(
-        "nnx.BatchNorm, use_running_average=True",
+        "`nnx.BatchNorm`, `use_running_average=True`",
         lambda r: nnx.BatchNorm(4, use_running_average=True, rngs=r),
         T,
         "scale",
@@ -177,14 +177,14 @@ NNX = [
         paths("bias", "scale"),
     ),
     flax_nnx(
-        "nnx.MultiHeadAttention",
+        "`nnx.MultiHeadAttention`",
         lambda r: nnx.MultiHeadAttention(2, 4, decode=False, rngs=r),
         (T,),
         ATTENTION,
         watch=CLASSIC,
     ),
     flax_nnx(
-        "nnx.LoRALinear",
+        "`nnx.LoRALinear`",
         lambda r: nnx.LoRALinear(4, 3, lora_rank=2, rngs=r),
         (X,),
         [
@@ -208,9 +208,9 @@ NNX = [
             ),
         ],
     ),
-    flax_nnx("nnx.RNN of nnx.LSTMCell", lstm, (T,), [gate(name) for name in "figo"]),
+    flax_nnx("`nnx.RNN` of `nnx.LSTMCell`", lstm, (T,), [gate(name) for name in "figo"]),
     flax_nnx(
-        "nnx.RNN of nnx.GRUCell",
+        "`nnx.RNN` of `nnx.GRUCell`",
         lambda r: recurrent(nnx.GRUCell(4, 3, rngs=r)),
         (T,),
         [
@@ -220,13 +220,13 @@ NNX = [
         watch=CLASSIC,
     ),
     flax_nnx(
-        "nnx.remat of a layer",
+        "`nnx.remat` of a layer",
         lambda r: nnx.Linear(4, 3, rngs=r),
         (X,),
         [linear("", (1, 4, 3), 6)],
         lambda model, x: nnx.remat(lambda model, x: jnp.tanh(model(x)))(model, x),
         CLASSIC,
     ),
-    flax_nnx("nnx.vmap'd layers run by nnx.scan", stack, (X,), [linear("", (3, 4, 4), 6)], scanned, CLASSIC),
-    flax_nnx("nnx.vmap'd layers run by nnx.vmap", stack, (X,), [linear("", (1, 4, 12), 6)], side_by_side, CLASSIC),
+    flax_nnx("`nnx.vmap`'d layers run by `nnx.scan`", stack, (X,), [linear("", (3, 4, 4), 6)], scanned, CLASSIC),
+    flax_nnx("`nnx.vmap`'d layers run by `nnx.vmap`", stack, (X,), [linear("", (1, 4, 12), 6)], side_by_side, CLASSIC),
 ]

@@ -51,14 +51,14 @@ def convolution(name, apply, params, x, sizes, samples):
 
 
 DENSE = [
-    dense("x @ w + b", lambda p, x: x @ p["w"] + p["b"], {"w": W, "b": B}),
-    dense("x @ w", lambda p, x: x @ p["w"], {"w": W}),
-    dense("x @ w.T + b", lambda p, x: x @ p["w"].T + p["b"], {"w": W.T, "b": B}),
-    dense("x[b, t, i] @ w + b", lambda p, x: x @ p["w"] + p["b"], {"w": W, "b": B}, (T,), samples=10),
-    dense("vmap(lambda x: w @ x)", lambda p, x: jax.vmap(lambda x: p["w"] @ x)(x), {"w": W.T}),
-    dense("x @ w.reshape(4, 3) + b", lambda p, x: x @ p["w"].reshape(4, 3) + p["b"], {"w": W.reshape(2, 6), "b": B}),
+    dense("`x @ w + b`", lambda p, x: x @ p["w"] + p["b"], {"w": W, "b": B}),
+    dense("`x @ w`", lambda p, x: x @ p["w"], {"w": W}),
+    dense("`x @ w.T + b`", lambda p, x: x @ p["w"].T + p["b"], {"w": W.T, "b": B}),
+    dense("`x[b, t, i] @ w + b`", lambda p, x: x @ p["w"] + p["b"], {"w": W, "b": B}, (T,), samples=10),
+    dense("`vmap(lambda x: w @ x)`", lambda p, x: jax.vmap(lambda x: p["w"] @ x)(x), {"w": W.T}),
+    dense("`x @ w.reshape(4, 3) + b`", lambda p, x: x @ p["w"].reshape(4, 3) + p["b"], {"w": W.reshape(2, 6), "b": B}),
     dense(
-        "einsum('btd,dhk->bthk', x, w) + b",
+        "`einsum('btd,dhk->bthk', x, w) + b`",
         lambda p, x: jnp.einsum("btd,dhk->bthk", x, p["w"]) + p["b"],
         {"w": normal(4, 2, 3), "b": normal(2, 3)},
         (T,),
@@ -66,7 +66,7 @@ DENSE = [
         10,
     ),
     dense(
-        "einsum('bthk,hkd->btd', x, w) + b",
+        "`einsum('bthk,hkd->btd', x, w) + b`",
         lambda p, x: jnp.einsum("bthk,hkd->btd", x, p["w"]) + p["b"],
         {"w": normal(2, 3, 4), "b": normal(4)},
         (normal(2, 5, 2, 3),),
@@ -74,7 +74,7 @@ DENSE = [
         10,
     ),
     dense(
-        "per head: einsum('bthi,hio->btho', x, w)",
+        "per head: `einsum('bthi,hio->btho', x, w)`",
         lambda p, x: jnp.einsum("bthi,hio->btho", x, p["w"]),
         {"w": normal(2, 3, 4)},
         (normal(2, 5, 2, 3),),
@@ -82,7 +82,7 @@ DENSE = [
         10,
     ),
     dense(
-        "experts: einsum('ebi,eio->ebo', x, w) + b[:, None]",
+        "experts: `einsum('ebi,eio->ebo', x, w) + b[:, None]`",
         lambda p, x: jnp.einsum("ebi,eio->ebo", x, p["w"]) + p["b"][:, None],
         {"w": normal(3, 4, 2), "b": normal(3, 2)},
         (normal(3, 5, 4),),
@@ -90,7 +90,7 @@ DENSE = [
         5,
     ),
     dense(
-        "tasks: einsum('bhi,hio->bho', x, w) + b",
+        "tasks: `einsum('bhi,hio->bho', x, w) + b`",
         lambda p, x: jnp.einsum("bhi,hio->bho", x, p["w"]) + p["b"],
         {"w": normal(3, 4, 2), "b": normal(3, 2)},
         (normal(5, 3, 4),),
@@ -98,44 +98,44 @@ DENSE = [
         5,
     ),
     dense(
-        "x @ u + h @ w + b",
+        "`x @ u + h @ w + b`",
         lambda p, x, h: x @ p["u"] + h @ p["w"] + p["b"],
         {"u": normal(2, 3), "w": W, "b": B},
         (normal(6, 2), X),
         (1, 6, 3),
     ),
     dense(
-        "x + x @ w + b",
+        "`x + x @ w + b`",
         lambda p, x: x + x @ p["w"] + p["b"],
         {"w": normal(4, 4), "b": normal(4)},
         sizes=(1, 4, 4),
     ),
-    dense("x @ (0.5 * w) + b", lambda p, x: x @ (0.5 * p["w"]) + p["b"], {"w": W, "b": B}),
-    dense("(x @ w) / 2 + b", lambda p, x: (x @ p["w"]) / 2 + p["b"], {"w": W, "b": B}),
+    dense("`x @ (0.5 * w) + b`", lambda p, x: x @ (0.5 * p["w"]) + p["b"], {"w": W, "b": B}),
+    dense("`(x @ w) / 2 + b`", lambda p, x: (x @ p["w"]) / 2 + p["b"], {"w": W, "b": B}),
     dense(
-        "x.astype(bfloat16) @ w.astype(bfloat16)",
+        "`x.astype(bfloat16) @ w.astype(bfloat16)`",
         lambda p, x: (x.astype(jnp.bfloat16) @ p["w"].astype(jnp.bfloat16)).astype(float),
         {"w": W},
     ),
     dense(
-        "stack([u, v])",
+        "`stack([u, v])`",
         lambda p, x: jnp.einsum("bi,kio->bko", x, jnp.stack([p["u"], p["v"]])),
         {"u": normal(4, 2), "v": normal(4, 2, seed=1)},
         sizes=(1, 4, 4),
     ),
     dense(
-        "x @ concatenate([u, v], 1) + concatenate([a, b])",
+        "`x @ concatenate([u, v], 1) + concatenate([a, b])`",
         lambda p, x: x @ jnp.concatenate([p["u"], p["v"]], 1) + jnp.concatenate([p["a"], p["b"]]),
         {"a": normal(2), "b": normal(3), "u": normal(4, 2), "v": normal(4, 3)},
         sizes=(1, 4, 5),
     ),
     dense(
-        "add_bias(x @ w, b) in functions of their own",
+        "`add_bias(x @ w, b)`, jitted functions of their own",
         lambda p, x: jax.jit(add_bias)(jax.jit(jnp.dot)(x, p["w"]), p["b"]),
         {"w": W, "b": B},
     ),
     Case(
-        "mean_of_neighbours @ (x @ w) + b",
+        "`mean_of_neighbours @ (x @ w) + b`",
         lambda p, x: MEAN @ (x @ p["w"]) + p["b"],
         {"w": W, "b": B},
         (X,),
@@ -145,7 +145,7 @@ DENSE = [
         ),
     ),
     one(
-        "x @ (w * mask) + b",
+        "`x @ (w * mask) + b`",
         lambda p, x: x @ (p["w"] * MASK) + p["b"],
         {"w": W, "b": B},
         (X,),
@@ -154,7 +154,7 @@ DENSE = [
         6,
     ),
     one(
-        "(x[:, :, None] * w).sum(1) + b",
+        "`(x[:, :, None] * w).sum(1) + b`",
         lambda p, x: (x[:, :, None] * p["w"]).sum(1) + p["b"],
         {"w": W, "b": B},
         (X,),
@@ -232,9 +232,9 @@ CONVOLUTION = [
 ]
 
 LOOKUP = [
-    one("e[i]", lambda p, i: p["e"][i], {"e": normal(7, 3)}, (INDEX,), "embedding", (1, 7, 3), 6),
+    one("`e[i]`", lambda p, i: p["e"][i], {"e": normal(7, 3)}, (INDEX,), "embedding", (1, 7, 3), 6),
     one(
-        "take(e, i, 0)",
+        "`take(e, i, 0)`",
         lambda p, i: jnp.take(p["e"], i, axis=0),
         {"e": normal(7, 3)},
         (INDEX,),
@@ -243,7 +243,7 @@ LOOKUP = [
         6,
     ),
     one(
-        "vmap(lambda i: e[i])",
+        "`vmap(lambda i: e[i])`",
         lambda p, i: jax.vmap(jax.vmap(lambda i: p["e"][i]))(i),
         {"e": normal(7, 3)},
         (INDEX,),
@@ -255,7 +255,7 @@ LOOKUP = [
 
 SCALE = [
     one(
-        "layer_norm(x) * s + t",
+        "`layer_norm(x) * s + t`",
         lambda p, x: layer_norm(x) * p["s"] + p["t"],
         {"s": normal(4), "t": normal(4, seed=1)},
         (T,),
@@ -264,7 +264,7 @@ SCALE = [
         10,
     ),
     one(
-        "(x - mean) * (rsqrt(var) * s) + t",
+        "`(x - mean) * (rsqrt(var) * s) + t`",
         lambda p, x: (x - x.mean(-1, keepdims=True)) * (lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * p["s"]) + p["t"],
         {"s": normal(4), "t": normal(4, seed=1)},
         (T,),
@@ -273,7 +273,7 @@ SCALE = [
         10,
     ),
     one(
-        "layer_norm(x) * (1 + s)",
+        "`layer_norm(x) * (1 + s)`",
         lambda p, x: layer_norm(x) * (1 + p["s"]),
         {"s": normal(4)},
         (T,),
@@ -282,7 +282,7 @@ SCALE = [
         10,
     ),
     one(
-        "x[n, c, h] * s[:, None] + t[:, None]",
+        "`x[n, c, h] * s[:, None] + t[:, None]`",
         lambda p, x: x * p["s"][:, None] + p["t"][:, None],
         {"s": normal(4), "t": normal(4, seed=1)},
         (normal(3, 4, 5),),
@@ -291,7 +291,7 @@ SCALE = [
         15,
     ),
     Case(
-        "x + s * (x @ w + b)",
+        "`x + s * (x @ w + b)`",
         lambda p, x: x + p["s"] * (x @ p["w"] + p["b"]),
         {"s": normal(4), "w": normal(4, 4), "b": normal(4, seed=3)},
         (X,),
@@ -303,17 +303,17 @@ SCALE = [
 ]
 
 IDENTITY = [
-    one("x + positions", lambda p, x: x + p["p"], {"p": normal(5, 4)}, (T,), "identity", (20, 0, 1), 2),
-    one("x + b", lambda p, x: x + p["b"], {"b": normal(4)}, (X,), "identity", (4, 0, 1), 6),
+    one("`x + positions`", lambda p, x: x + p["p"], {"p": normal(5, 4)}, (T,), "identity", (20, 0, 1), 2),
+    one("`x + b`", lambda p, x: x + p["b"], {"b": normal(4)}, (X,), "identity", (4, 0, 1), 6),
     Case(
-        "concatenate([class_token, x])",
+        "`concatenate([class_token, x])`",
         lambda p, x: jnp.concatenate([jnp.broadcast_to(p["c"], (2, 1, 4)), x], axis=1),
         {"c": normal(4)},
         (T,),
         (Layer(("c",), "identity", (4, 0, 1), 2, lambda s, p, x: jnp.broadcast_to(s["c"], (2, 1, 4))),),
     ),
     one(
-        "where(mask, token, x)",
+        "`where(mask, token, x)`",
         lambda p, x, mask: jnp.where(mask[..., None], p["t"], x),
         {"t": normal(4)},
         (T, normal(2, 5, seed=4) > 0),
@@ -350,7 +350,7 @@ FIRST, SECOND = "['mlp/~/linear_0']", "['mlp/~/linear_1']"
 
 NETWORKS = [
     Case(
-        "gelu(x @ w + b) @ v + c",
+        "`gelu(x @ w + b) @ v + c`",
         lambda p, x: _hidden(p, x) @ p["v"] + p["c"],
         {"w": W, "b": B, "v": normal(3, 2), "c": normal(2)},
         (X,),
@@ -379,7 +379,7 @@ NETWORKS = [
         ),
     ),
     Case(
-        "(x @ u) @ v",
+        "`(x @ u) @ v`",
         lambda p, x: (x @ p["u"]) @ p["v"],
         {"u": normal(4, 3), "v": normal(3, 2)},
         (X,),
@@ -389,28 +389,28 @@ NETWORKS = [
         ),
     ),
     Case(
-        "attention: x @ q, x @ k, x @ v",
+        "attention: `x @ q, x @ k, x @ v`",
         _attention,
         {name: normal(4, 4, seed=k) for k, name in enumerate("qkv")},
         (T,),
         tuple(Layer((k,), "dense", (1, 4, 4), 10, lambda s, p, x: x @ next(iter(s.values()))) for k in "kqv"),
     ),
     Case(
-        "fused attention: split(x @ qkv + b, 3)",
+        "fused attention: `split(x @ qkv + b, 3)`",
         _fused_attention,
         {"w": normal(4, 6), "b": normal(6)},
         (T,),
         (Layer(("b", "w"), "dense", (1, 4, 6), 10, lambda s, p, x: x @ s["w"] + s["b"]),),
     ),
     Case(
-        "tanh(x @ w[:, :3]) * (x @ w[:, 3:])",
+        "`tanh(x @ w[:, :3]) * (x @ w[:, 3:])`",
         lambda p, x: jnp.tanh(x @ p["w"][:, :3]) * (x @ p["w"][:, 3:]),
         {"w": normal(4, 6)},
         (X,),
         (Layer(("w",), "dense", (1, 4, 6), 6, lambda s, p, x: x @ s["w"], parts=2),),
     ),
     Case(
-        "loss + 1e-3 * sum(w**2)",
+        "`loss + 1e-3 * sum(w**2)`",
         lambda p, x: x @ p["w"] + p["b"],
         {"w": W, "b": B},
         (X,),
@@ -452,7 +452,7 @@ POINTS = normal(6, 1)
 
 SHARED = [
     Case(
-        "tied autoencoder: tanh(x @ w + b) @ w.T",
+        "tied autoencoder: `tanh(x @ w + b) @ w.T`",
         lambda p, x: jnp.tanh(x @ p["w"] + p["b"]) @ p["w"].T,
         {"w": W, "b": B},
         (X,),
@@ -467,14 +467,14 @@ SHARED = [
         ),
     ),
     Case(
-        "siamese towers: tanh(x @ w + b) - tanh(y @ w + b)",
+        "siamese towers: `tanh(x @ w + b) - tanh(y @ w + b)`",
         lambda p, x, y: jnp.tanh(x @ p["w"] + p["b"])[:2] - jnp.tanh(y @ p["w"] + p["b"]),
         {"w": W, "b": B},
         (X, normal(2, 4, seed=9)),
         (Layer(("b", "w"), "dense", (1, 4, 3), 8, lambda s, p, x, y: jnp.concatenate([x, y]) @ s["w"] + s["b"]),),
     ),
     Case(
-        "tied embedding and head: tanh(e[i]) @ e.T",
+        "tied embedding and head: `tanh(e[i]) @ e.T`",
         lambda p, i: jnp.tanh(p["e"][i]) @ p["e"].T,
         {"e": normal(7, 3)},
         (INDEX,),
