@@ -18,16 +18,8 @@ def test_no_row_is_there_twice():
     assert len({case.name for case in EVERY}) == len(EVERY)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile fast rather than fast code: compiling is nearly all that these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name.replace("`", ""))
-def test_case(x64, case):
+def test_case(x64, quick_compilation, case):
     with jax.numpy_dtype_promotion(case.promotion):
         params, args = case.inputs()
         neurons = lnb.find_neurons(case.loss_fn, params, *args, has_aux=case.has_aux)
