@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from cases._case import Case, Layer, normal
 
@@ -65,6 +66,11 @@ def nested_jit(depth):
 def remat(policy=None):
     """The layer checkpointed."""
     return lambda p, x: jax.checkpoint(dense, policy=policy)(x, (p["w"], p["b"]))
+
+
+def named(p, x):
+    """The layer, its output with a name for a policy."""
+    return jnp.tanh(checkpoint_name(x @ p["w"] + p["b"], "hidden"))
 
 
 @jax.custom_jvp
@@ -143,6 +149,10 @@ JIT = [
     square("`checkpoint`, policy `dots_with_no_batch_dims_saveable`", remat(POLICIES.dots_with_no_batch_dims_saveable)),
     square("`checkpoint`, policy `nothing_saveable`", remat(POLICIES.nothing_saveable)),
     square("`checkpoint`, policy `everything_saveable`", remat(POLICIES.everything_saveable)),
+    square(
+        "`checkpoint`, policy `save_only_these_names`",
+        lambda p, x: jax.checkpoint(named, policy=POLICIES.save_only_these_names("hidden"))(p, x),
+    ),
     square("`jit` of `checkpoint` of `jit`", lambda p, x: jax.jit(jax.checkpoint(nested_jit(1)))(p, x)),
     two("`custom_jvp` with a layer inside", lambda p, x: halved(p["w"], x) @ p["v"]),
     two("`custom_vjp` with a layer inside", lambda p, x: doubled(p["w"], x) @ p["v"]),
@@ -177,6 +187,13 @@ LOOPS = [
         "`scan` over time",
         lambda p, x: jax.lax.scan(lambda h, s: (jnp.tanh(h @ p["w"] + s + p["b"]),) * 2, jnp.zeros(3), x)[1],
         output=lambda s, p, x: time_states(p, x) @ s["w"] + s["b"],
+    ),
+    square(
+        "`scan` over time, backwards",
+        lambda p, x: jax.lax.scan(lambda h, s: (jnp.tanh(h @ p["w"] + s + p["b"]),) * 2, jnp.zeros(3), x, reverse=True)[
+            1
+        ],
+        output=lambda s, p, x: time_states(p, x[::-1]) @ s["w"] + s["b"],
     ),
     square(
         "`scan` over time in a `scan` over rows",

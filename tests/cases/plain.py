@@ -232,6 +232,7 @@ CONVOLUTION = [
 ]
 
 LOOKUP = [
+    dense("`one_hot(i, 7) @ e`", lambda p, i: jax.nn.one_hot(i, 7) @ p["e"], {"e": normal(7, 3)}, (INDEX,), (1, 7, 3)),
     one("`e[i]`", lambda p, i: p["e"][i], {"e": normal(7, 3)}, (INDEX,), "embedding", (1, 7, 3), 6),
     one(
         "`take(e, i, 0)`",
