@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= ../shared/data
 endif
 
-.PHONY: demo test check format test-matrix clean
+.PHONY: demo test check docs pages format test-matrix clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -24,6 +24,15 @@ check: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/pyright
+	$(MAKE) --no-print-directory docs
+
+# The documentation, into build/docs; a warning is an error. (The theme's own notices are about MkDocs 2.)
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
+
+# The pages that are written from the tests' cases.
+pages: .venv/installed
+	.venv/bin/python tests/coverage_page.py
 
 format: .venv/installed
 	.venv/bin/ruff format .

@@ -33,3 +33,11 @@ def standard_promotion() -> Iterator[None]:
     """Run one test with JAX's usual dtype promotion, which Optax's own optimizers count on."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """Compile quickly rather than to quick code, for tests that do nearly nothing but compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -14,11 +14,53 @@ Layer = tuple[np.ndarray, np.ndarray | None]
 
 def dense_metric(layer: Callable[[Any], Any], params: Any, samples: int) -> np.ndarray:
     """M = J^T J / n of eq. (11), J the Jacobian of a layer's output with respect to its parameters, raveled."""
-    jacobian = jax.jacobian(layer)(params)
+    jacobian = jax.jit(jax.jacobian(layer))(params)
     size = jax.eval_shape(layer, params).size
     columns = [np.asarray(leaf).reshape(size, -1) for leaf in jax.tree.leaves(jacobian)]
     matrix = np.concatenate(columns, axis=1)
     return matrix.T @ matrix / samples
+
+
+def captured_metric(calls: list[Any], params: dict[str, Any], samples: int) -> np.ndarray:
+    """M = sum J^T J / n over a layer's captured calls, each a function of its own leaves with its inputs held.
+
+    A call is the layer's if one of its leaves is one of the parameters, or a row of one that is stacked.
+    """
+    starts, size = {}, 0
+    for key in sorted(params):
+        starts[key], size = size, size + params[key].size
+    alike: dict[Any, list[Any]] = {}
+    for call in calls:
+        places = tuple(_place(leaf, params, starts) for leaf in call.leaves)
+        if any(place is not None for place in places):
+            shapes = tuple((np.shape(x), np.asarray(x).dtype) for x in call.inputs)
+            alike.setdefault((places, shapes), []).append(call)
+    assert alike, f"no call of the layer of {sorted(params)} was captured"
+    metric = np.zeros((size, size))
+    for (places, _), same in alike.items():
+        inputs = tuple(np.stack(each) for each in zip(*(call.inputs for call in same), strict=True))
+        function, leaves = same[0].function, same[0].leaves
+        jacobian = jax.jacobian(lambda leaves, inputs, f=function: f(leaves, *inputs))
+        columns = jax.jit(jax.vmap(jacobian, (None, 0)))(leaves, inputs)
+        rows = columns[0].size // leaves[0].size
+        matrix = np.zeros((rows, size))
+        for place, leaf, part in zip(places, leaves, columns, strict=True):
+            if place is not None:
+                matrix[:, place : place + leaf.size] = np.asarray(part).reshape(rows, -1)
+        metric += matrix.T @ matrix
+    return metric / samples
+
+
+def _place(leaf: np.ndarray, params: dict[str, Any], starts: dict[str, int]) -> int | None:
+    """Where a call's leaf starts among the raveled parameters."""
+    for key, value in params.items():
+        if leaf.shape == value.shape and np.array_equal(leaf, value):
+            return starts[key]
+        if leaf.shape == value.shape[1:]:
+            for row, each in enumerate(np.asarray(value)):
+                if np.array_equal(leaf, each):
+                    return starts[key] + row * leaf.size
+    return None
 
 
 def backpropagate(layers: list[Layer], x: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], list[Layer]]:

@@ -1,0 +1,103 @@
+"""Write docs/coverage.md: the table of every case, from what the library prints about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from cases import TABLES, UNCOVERED, Case
+
+import lnb
+
+PAGE = Path(__file__).parent.parent / "docs" / "coverage.md"
+
+START = """\
+<!-- Written by tests/coverage_page.py: change the cases in tests/cases and run `make pages`. -->
+
+# What is covered
+
+Each row is a network of the tests. `find_neurons` finds these neurons in it; their metric is compared with a dense
+Jacobian in 64-bit precision, values and gradients with those of the untouched loss, and a training step is run.
+`print(neurons)` shows the same columns for a network of yours.
+
+The sizes are those of the neuron's linear function: inputs, `+1` for a bias, and outputs, in so many groups with
+parameters of their own. The samples are what one batch of the test gives. A metric that is a Gram matrix is
+E[x xᵀ] of the features; what is kept *from its equations* has no such matrix, and its products are computed.
+"""
+
+END = """\
+## What is not covered
+
+These parameters belong to no neuron. They are listed with the reason, trained with the identity metric, and
+`strict=True` raises an error that names them.
+"""
+
+COLUMNS = ("written as", "parameters", "kind", "in → out", "groups", "samples", "metric")
+
+
+def neurons_of(case: Case) -> lnb.Neurons:
+    """What is found in a case."""
+    with jax.numpy_dtype_promotion(case.promotion):
+        params, args = case.inputs()
+        return lnb.find_neurons(case.loss_fn, params, *args, has_aux=case.has_aux)
+
+
+def printed(neurons: lnb.Neurons) -> Iterator[list[str]]:
+    """The cells of the printed table, a row a neuron."""
+    _, rule, *lines = str(neurons).splitlines()
+    spans = [match.span() for match in re.finditer("-+", rule)]
+    for line in lines[: len(neurons)]:
+        yield [line[start:end].strip() for start, end in spans]
+
+
+def row(*cells: str) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def code(text: str) -> str:
+    """Parameters' paths, each as code."""
+    return " + ".join(f"`{path}`" for path in text.split(" + "))
+
+
+def table_of(cases: list[Case]) -> Iterator[str]:
+    """The neurons of some cases."""
+    yield row(*COLUMNS)
+    yield row(*["---"] * len(COLUMNS))
+    for case in cases:
+        name = case.name
+        for parameters, kind, sizes, *rest in printed(neurons_of(case)):
+            yield row(name, code(parameters), kind, sizes.replace("->", "→"), *rest)
+            name = ""
+
+
+def reasons_of(cases: list[Case]) -> Iterator[str]:
+    """What is not covered in some cases, and why."""
+    yield row("written as", "parameter", "reason")
+    yield row(*["---"] * 3)
+    for case in cases:
+        name = case.name
+        for path, reason in neurons_of(case).uncovered:
+            yield row(name, code(path), reason)
+            name = ""
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [START]
+    for title, cases in TABLES.items():
+        lines += [f"## {title}", "", *table_of(cases), ""]
+    return "\n".join([*lines, END, *reasons_of(UNCOVERED), ""])
+
+
+def main() -> None:
+    """Write the page."""
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

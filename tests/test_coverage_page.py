@@ -1,0 +1,7 @@
+"""The page of the documentation on coverage is what the cases give."""
+
+from coverage_page import PAGE, page
+
+
+def test_the_committed_page_is_up_to_date(x64):
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make pages` and commit docs/coverage.md"
