@@ -21,13 +21,25 @@ SIZES = {
         "mix_hidden_size": 7,
         "depth": 1,
     },
+    "resnet": {"batch": 4, "size": 4, "widths": (3, 4), "blocks": 1, "classes": 3},
+    "unet_segmentation": {"batch": 2, "size": 4, "width": 3, "depth": 1},
+    "lstm_language_model": {"batch": 3, "length": 5, "vocabulary": 7, "width": 4, "depth": 2},
+    "gpt": {"batch": 2, "length": 5, "vocabulary": 7, "width": 4, "heads": 2, "depth": 1},
+    "gpt_scanned_layers": {"batch": 2, "length": 5, "vocabulary": 7, "width": 4, "heads": 2, "depth": 3},
+    "mixture_of_experts": {"batch": 2, "length": 6, "vocabulary": 7, "width": 4, "heads": 2, "depth": 1, "experts": 3},
+    "recommender": {"batch": 6, "tables": (5, 7, 3), "width": 4, "hidden": 5},
+    "graph_network": {"graphs": 2, "nodes": 5, "edges": 9, "width": 4, "steps": 2},
+    "physics_informed": {"interior": 6, "boundary": 4, "width": 5, "depth": 2},
+    "diffusion_unet": {"batch": 2, "size": 4, "width": 4, "depth": 1},
+    "tied_autoencoder": {"batch": 6, "size": 4, "widths": (5, 3)},
+    "selective_state_space": {"batch": 2, "length": 5, "vocabulary": 7, "width": 4, "states": 3, "depth": 1},
 }
 """The small size of each example."""
 
-UNCOVERED: dict[str, dict[str, str]] = {}
+UNCOVERED = {"selective_state_space": {".blocks[0].A_log": "nonlinearly through `exp`"}}
 """What enters an example's loss nonlinearly, and a part of the reason given; everything else is in a neuron."""
 
-STANDARD_PROMOTION: set[str] = set()
+STANDARD_PROMOTION = {"diffusion_unet", "gpt", "mixture_of_experts", "unet_segmentation"}
 """The examples whose framework counts on JAX's usual dtype promotion."""
 
 
