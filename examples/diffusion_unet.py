@@ -20,7 +20,7 @@ TIMES = 1000
 
 def time_features(t: Float[Array, " n"], width: int) -> Float[Array, "n d"]:
     """Sines and cosines of the time, at frequencies from 1 to 1 / 10,000."""
-    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(width // 2) / (width // 2))
+    frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.linspace(0.0, 1.0, width // 2))
     angles = t[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

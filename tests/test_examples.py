@@ -1,6 +1,8 @@
 """Every network of `examples/`, small: its neurons, its loss and gradients, and a few steps of training."""
 
+import functools
 import importlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -39,65 +41,63 @@ SIZES = {
 UNCOVERED = {"selective_state_space": {".blocks[0].A_log": "nonlinearly through `exp`"}}
 """What enters an example's loss nonlinearly, and a part of the reason given; everything else is in a neuron."""
 
-STANDARD_PROMOTION = {"diffusion_unet", "gpt", "mixture_of_experts", "unet_segmentation"}
-"""The examples whose framework counts on JAX's usual dtype promotion."""
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """Compile without the compiler's optimisations: these networks are small, and run a few times."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
-@pytest.fixture(params=SIZES)
-def name(request):
-    """The name of an example, under the dtype promotion that its framework needs."""
-    promotion = "standard" if request.param in STANDARD_PROMOTION else "strict"
-    with jax.numpy_dtype_promotion(promotion):
-        yield request.param
+def like(tree, key):
+    """Random numbers in the shapes of a tree."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(treedef, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
 
 
-def build(name):
-    return importlib.import_module(name).build(jax.random.key(0), **SIZES[name])
-
-
-def test_an_example_is_covered_evaluated_and_trained(name):
-    loss_fn, params, args, has_aux = build(name)
+@pytest.mark.parametrize("name", SIZES)
+def test_an_example_is_covered_and_trained(name, quick_compilation):
+    loss_fn, params, args, has_aux = importlib.import_module(name).build(jax.random.key(0), **SIZES[name])
     neurons = lnb.find_neurons(loss_fn, params, *args, has_aux=has_aux)
-    print(neurons)
 
     # Only what enters the loss nonlinearly is not covered.
     expected = UNCOVERED.get(name, {})
     assert [path for path, _ in neurons.uncovered] == list(expected)
     assert all(expected[path] in reason for path, reason in neurons.uncovered)
 
-    # The loss, what it gives besides, and its gradients are those of the loss itself.
-    result, grads, features = jax.jit(neurons.value_and_grad)(params, *args)
-    expected_result, expected_grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=has_aux))(params, *args)
-    for got, wanted in zip(
-        jax.tree.leaves((result, grads)), jax.tree.leaves((expected_result, expected_grads)), strict=True
-    ):
-        if jnp.issubdtype(wanted.dtype, jnp.floating):
-            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
-
-    # The metric is finite and has no negative curvature, neuron by neuron.
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    vectors = jax.tree.unflatten(
-        treedef, [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-    )
-    products = jax.jit(neurons.metric_product)(features, vectors)
-    for neuron in neurons:
-        packed, product = neuron.pack(vectors), neuron.pack(products)
-        assert jnp.isfinite(product).all(), neuron.name
-        assert jnp.vdot(packed, product) >= -1e-5 * jnp.linalg.norm(packed) * jnp.linalg.norm(product), neuron.name
-
-    # Training on one batch lowers its loss.
     optimizer = lnb.lnb(neurons, 0.05)
 
     @jax.jit
-    def step(params, opt_state):
+    def step(params, opt_state, vectors):
         result, grads, features = neurons.value_and_grad(params, *args)
         updates, opt_state = optimizer.update(grads, opt_state, params, features=features)
-        return optax.apply_updates(params, updates), opt_state, result[0] if has_aux else result
+        products = neurons.metric_product(features, vectors)
+        pairs = [(neuron.pack(vectors), neuron.pack(products)) for neuron in neurons]
+        curvatures = jnp.stack([jnp.vdot(v, mv) / (jnp.linalg.norm(v) * jnp.linalg.norm(mv)) for v, mv in pairs])
+        return optax.apply_updates(params, updates), opt_state, result, grads, curvatures
 
-    opt_state, losses = optimizer.init(params), []
+    vectors, opt_state, losses = jax.jit(like)(params, jax.random.key(1)), optimizer.init(params), []
+    expected_results = jax.jit(jax.value_and_grad(loss_fn, has_aux=has_aux))(params, *args)
     for _ in range(10):
-        params, opt_state, loss = step(params, opt_state)
-        losses.append(float(loss))
+        params, opt_state, result, grads, curvatures = step(params, opt_state, vectors)
+        if not losses:
+            # The loss, what it gives besides, and its gradients are those of the loss itself.
+            equal = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+            jax.tree.map(equal, *map(numbers, ((result, grads), expected_results)))
+            # The metric is finite, and nowhere negative.
+            assert (curvatures >= -1e-5).all(), dict(zip((n.name for n in neurons), curvatures, strict=True))
+        losses.append(float(result[0] if has_aux else result))
+
+    # Training on one batch lowers its loss.
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
     assert losses[-1] < losses[0], losses
+
+
+def numbers(tree):
+    """The tree without what is no number, such as a random key."""
+    return [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
