@@ -100,7 +100,8 @@ def build(key: Array, *, batch: int = 16, size: int = 32, width: int = 32, depth
     def loss_fn(params: Any, images: Array, times: Array, noise: Array) -> Array:
         kept = jnp.cumprod(1 - jnp.linspace(1e-4, 0.02, TIMES))[times][:, None, None, None]
         noisy = jnp.sqrt(kept) * images + jnp.sqrt(1 - kept) * noise
-        return jnp.mean(jnp.square(model.apply({"params": params}, noisy, times.astype(images.dtype)) - noise))
+        predicted = jnp.asarray(model.apply({"params": params}, noisy, times.astype(images.dtype)))
+        return jnp.mean(jnp.square(predicted - noise))
 
     return Network(loss_fn, params, (images, times, noise))
 

@@ -5,6 +5,8 @@ Source: Radford et al. (2019), Language Models are Unsupervised Multitask Learne
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -67,7 +69,7 @@ def build(
     model = GPT(vocabulary, length, width, heads, depth, 0.1, nnx.Rngs(key))
     graph, params, state = nnx.split(model, nnx.Param, ...)
 
-    def loss_fn(params: nnx.State, state: nnx.State, tokens: Array) -> tuple[Array, nnx.State]:
+    def loss_fn(params: nnx.State, state: nnx.State, tokens: Array) -> tuple[Array, Any]:
         model = nnx.merge(graph, params, state, copy=True)
         logits = model(tokens[:, :-1])
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()

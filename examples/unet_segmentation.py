@@ -5,6 +5,8 @@ Source: Ronneberger et al. (2015), U-Net: Convolutional Networks for Biomedical 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -67,7 +69,7 @@ def build(
     model = UNet(channels, 2, width, depth, nnx.Rngs(key))
     graph, params, state = nnx.split(model, nnx.Param, ...)
 
-    def loss_fn(params: nnx.State, state: nnx.State, images: Array, masks: Array) -> tuple[Array, nnx.State]:
+    def loss_fn(params: nnx.State, state: nnx.State, images: Array, masks: Array) -> tuple[Array, Any]:
         model = nnx.merge(graph, params, state, copy=True)
         loss = optax.softmax_cross_entropy_with_integer_labels(model(images), masks).mean()
         return loss, nnx.split(model, nnx.Param, ...)[2]

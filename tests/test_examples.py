@@ -42,6 +42,10 @@ UNCOVERED = {"selective_state_space": {".blocks[0].A_log": "nonlinearly through 
 """What enters an example's loss nonlinearly, and a part of the reason given; everything else is in a neuron."""
 
 
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+"""Compiles in half the time."""
+
+
 @pytest.fixture
 def quick_compilation() -> Iterator[None]:
     """Compile without the compiler's optimisations: these networks are small, and run a few times."""
@@ -53,6 +57,18 @@ def quick_compilation() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", before)
 
 
+def built(name):
+    """The example's network; its arrays are made in one compiled function, which is quicker than one by one."""
+    made = []
+
+    def make(key):
+        made.append(importlib.import_module(name).build(key, **SIZES[name]))
+        return made[0].params, made[0].args
+
+    params, args = jax.jit(make, compiler_options=QUICK)(jax.random.key(0))
+    return made[0]._replace(params=params, args=args)
+
+
 def like(tree, key):
     """Random numbers in the shapes of a tree."""
     leaves, treedef = jax.tree.flatten(tree)
@@ -62,7 +78,7 @@ def like(tree, key):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_an_example_is_covered_and_trained(name, quick_compilation):
-    loss_fn, params, args, has_aux = importlib.import_module(name).build(jax.random.key(0), **SIZES[name])
+    loss_fn, params, args, has_aux = built(name)
     neurons = lnb.find_neurons(loss_fn, params, *args, has_aux=has_aux)
 
     # Only what enters the loss nonlinearly is not covered.
@@ -72,7 +88,7 @@ def test_an_example_is_covered_and_trained(name, quick_compilation):
 
     optimizer = lnb.lnb(neurons, 0.05)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, opt_state, vectors):
         result, grads, features = neurons.value_and_grad(params, *args)
         updates, opt_state = optimizer.update(grads, opt_state, params, features=features)
@@ -81,8 +97,12 @@ def test_an_example_is_covered_and_trained(name, quick_compilation):
         curvatures = jnp.stack([jnp.vdot(v, mv) / (jnp.linalg.norm(v) * jnp.linalg.norm(mv)) for v, mv in pairs])
         return optax.apply_updates(params, updates), opt_state, result, grads, curvatures
 
-    vectors, opt_state, losses = jax.jit(like)(params, jax.random.key(1)), optimizer.init(params), []
-    expected_results = jax.jit(jax.value_and_grad(loss_fn, has_aux=has_aux))(params, *args)
+    vectors, opt_state, losses = (
+        jax.jit(like, compiler_options=QUICK)(params, jax.random.key(1)),
+        optimizer.init(params),
+        [],
+    )
+    expected_results = jax.jit(jax.value_and_grad(loss_fn, has_aux=has_aux), compiler_options=QUICK)(params, *args)
     for _ in range(10):
         params, opt_state, result, grads, curvatures = step(params, opt_state, vectors)
         if not losses:
