@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import gpt
 import jax
 import optax
-from jax import Array
-
-import gpt
 import resnet
 import unet_segmentation
 import vision_transformer
 from _train import Network
+from jax import Array
+
 from lnb.experiments._networks import Dense, apply_mlp, init_mlp
 
 

@@ -179,7 +179,11 @@ def main() -> None:
     for name in settings.networks:
         costs = measure(name, settings)
         show(costs, console)
-        record = {"environment": describe_environment(), "rounds": settings.rounds, "costs": [asdict(cost) for cost in costs]}
+        record = {
+            "environment": describe_environment(),
+            "rounds": settings.rounds,
+            "costs": [asdict(cost) for cost in costs],
+        }
         (RESULTS / f"step-{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

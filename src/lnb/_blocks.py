@@ -172,7 +172,7 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
 def all_finite(tree: Any) -> Array:
     """Whether every number of the tree's inexact leaves is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
 
 
 def _concatenate(arrays: Sequence[Array], axis: int) -> Array:

@@ -114,7 +114,8 @@ class Neuron:
 
     def moments(self, features: Features) -> tuple[Array, Array]:
         """Means over the samples of its features and of their squares (mu and chi of Algorithm 2), each [g, i]."""
-        return self._canonical(features, "moments").moments(features.arrays)
+        mean, square = self._canonical(features, "moments").moments(features.arrays)
+        return mean.astype(self.dtype), square.astype(self.dtype)
 
     def gram(self, features: Features) -> Array:
         """Its metric's matrix of eq. (12), E[[x c] [x c]^T], as [g, i(+1), i(+1)].
@@ -122,13 +123,13 @@ class Neuron:
         c is 1, or 0 in a use of the weight that does not add the bias.
         """
         feature_set = self._canonical(features, "a Gram matrix")
-        gram, mean = feature_set.gram(features.arrays)
+        gram, mean = (moment.astype(self.dtype) for moment in feature_set.gram(features.arrays))
         if feature_set.is_diagonal:
             gram = gram[:, :, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
         if not self.has_bias:
             return gram
         column = jnp.concatenate([mean, jnp.ones_like(mean[:, :1])], axis=1)[:, :, None]  # [g, i + 1, 1]
-        column = feature_set.bias_square(features.arrays)[:, :, None] * column
+        column = feature_set.bias_square(features.arrays).astype(self.dtype)[:, :, None] * column
         return jnp.concatenate([jnp.concatenate([gram, column[:, :-1, 0][:, None]], axis=1), column], axis=2)
 
     def _canonical(self, features: Features, what: str) -> FeatureSet:

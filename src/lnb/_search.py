@@ -229,6 +229,8 @@ class Search:
             for state in nonlinear:
                 self.notes.exclude(state)
             return summed[0]
+        if equation.primitive is primitives.stop_gradient_p:
+            return Nonlinear(frozenset(), nonlinear[0].reason)
         if all(state is None and self.is_constant(value) for value, state in others):
             parameters = [state for state in states if isinstance(state, Parameter)]
             if parameters and equation.primitive in (
@@ -279,7 +281,8 @@ class Search:
             for value, state in self._pairs(equation)
         )
         if parameters and only_parameters and self._is_inexact(equation.outputs[0]):
-            return Nonlinear(leaves, reason)
+            # Nothing is differentiated through a stopped gradient: what comes of it depends on no leaf.
+            return Nonlinear(frozenset() if equation.primitive is primitives.stop_gradient_p else leaves, reason)
         return None
 
     def _linear(self, equation: Equation, states: list[State]) -> State:

@@ -68,6 +68,7 @@ class Case:
         capture: `capture(calls)` is a context in which every layer's call is appended to `calls`.
         promotion: the dtype promotion that it needs.
         tolerance: the relative error allowed in M v.
+        gram_tolerance: in the Gram matrix; features of low precision have theirs in float32.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Case:
     capture: Callable[[list[Call]], AbstractContextManager[Any]] | None = None
     promotion: str = "strict"
     tolerance: float = 1e-10
+    gram_tolerance: float = 1e-9
 
     def loss_fn(self, params, *args):
         """A nonlinear loss of the network's output."""

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from cases._case import Case, Layer, normal
 
@@ -23,6 +25,15 @@ def through_layers(params, h):
         inputs.append(h)
         h = dense(h, (weight, bias))
     return jnp.stack(inputs)
+
+
+def over_devices(params, x):
+    """A layer whose examples are split over all devices."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    split = P("data")
+    return jax.shard_map(lambda p, x: dense(x, (p["w"], p["b"])), mesh=mesh, in_specs=(P(), split), out_specs=split)(
+        params, x
+    )
 
 
 def over_layers(body, **options):
@@ -176,6 +187,13 @@ LOOPS = [
     stacked("`scan` over layers, unrolled by two", over_layers(dense, unroll=2)),
     stacked("`scan` over layers, each checkpointed", over_layers(lambda h, layer: jax.checkpoint(dense)(h, layer))),
     stacked("`vmap` of a `scan` over layers", lambda p, x: jax.vmap(lambda x: over_layers(dense)(p, x))(x)),
+    Case(
+        "`jax.shard_map` with replicated parameters",
+        over_devices,
+        SQUARE,
+        (X,),
+        (Layer(("b", "w"), "dense", (1, 3, 3), 6, lambda s, p, x: x @ s["w"] + s["b"]),),
+    ),
     Case(
         "`for` over the stack's layers",
         layer_by_layer,

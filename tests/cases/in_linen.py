@@ -76,7 +76,7 @@ LINEN = [
         "`linen.Embed`, and its `attend` as the head",
         Tied(),
         (np.array([[1, 2], [3, 3]]),),
-        [Layer(("['embed']['embedding']",), "general", (1, 21, 1), 8)],
+        [Layer(("['embed']['embedding']",), "tied", (1, 7, 3), 8)],
         DENSE,
     ),
     layer("`linen.LayerNorm`", linen.LayerNorm(), T, "scale", (4, 1, 1), 15, NORM),

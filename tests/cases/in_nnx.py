@@ -152,7 +152,7 @@ NNX = [
         "`nnx.Embed`, and its `attend` as the head",
         lambda r: nnx.Embed(7, 3, dtype=np.float64, rngs=r),
         (INDEX,),
-        [Layer(paths("embedding"), "general", (1, 21, 1), 8)],
+        [Layer(paths("embedding"), "tied", (1, 7, 3), 8)],
         lambda model, i: model.attend(jnp.tanh(model(i))),
         (nnx.Embed,),
     ),

@@ -116,6 +116,7 @@ DENSE = [
         "`x.astype(bfloat16) @ w.astype(bfloat16)`",
         lambda p, x: (x.astype(jnp.bfloat16) @ p["w"].astype(jnp.bfloat16)).astype(float),
         {"w": W},
+        gram_tolerance=1e-6,
     ),
     dense(
         "`stack([u, v])`",
@@ -460,8 +461,8 @@ SHARED = [
         (
             Layer(
                 ("b", "w"),
-                "general",
-                (1, 15, 1),
+                "tied",
+                (1, 4, 3),
                 12,
                 lambda s, p, x: _together(x @ s["w"] + s["b"], jnp.tanh(x @ p["w"] + p["b"]) @ s["w"].T),
             ),
@@ -482,8 +483,8 @@ SHARED = [
         (
             Layer(
                 ("e",),
-                "general",
-                (1, 21, 1),
+                "tied",
+                (1, 7, 3),
                 12,
                 lambda s, p, i: _together(s["e"][i], jnp.tanh(p["e"][i]) @ s["e"].T),
             ),
@@ -497,15 +498,15 @@ SHARED = [
         (
             Layer(
                 ("b", "w"),
-                "general",
-                (1, 6, 1),
+                "dense",
+                (1, 1, 3),
                 12,
-                lambda s, p, x: _together(x @ s["w"] + s["b"], _slopes(p, x) * s["w"]),
+                lambda s, p, x: _together(x @ s["w"] + s["b"], jnp.ones_like(x) @ s["w"]),
             ),
             Layer(
                 ("c", "v"),
-                "general",
-                (1, 4, 1),
+                "dense",
+                (1, 3, 1),
                 12,
                 lambda s, p, x: _together(
                     jnp.sin(x @ p["w"] + p["b"]) @ s["v"] + s["c"], (_slopes(p, x) * p["w"]) @ s["v"]
@@ -521,17 +522,17 @@ SHARED = [
         (
             Layer(
                 ("b", "w"),
-                "general",
-                (1, 6, 1),
+                "tied",
+                (1, 1, 3),
                 12,
                 lambda s, p, x: _together(x @ s["w"] + s["b"], (_slopes(p, x) * p["v"][:, 0]) @ s["w"].T),
             ),
             Layer(
                 ("c", "v"),
-                "general",
-                (1, 4, 1),
+                "tied",
+                (1, 3, 1),
                 12,
-                lambda s, p, x: _together(jnp.sin(x @ p["w"] + p["b"]) @ s["v"] + s["c"], _slopes(p, x) * s["v"][:, 0]),
+                lambda s, p, x: _together(jnp.sin(x @ p["w"] + p["b"]) @ s["v"] + s["c"], jnp.ones_like(x) @ s["v"].T),
             ),
         ),
     ),
