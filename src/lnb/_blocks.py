@@ -172,7 +172,10 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
 def all_finite(tree: Any) -> Array:
     """Whether every number of the tree's inexact leaves is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
+    finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
+    # XLA would fuse these sums over all leaves into each of the many selections that follow, and take minutes to
+    # compile a deep network: no fusion crosses a branch.
+    return jax.lax.cond(finite, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
 
 
 def _concatenate(arrays: Sequence[Array], axis: int) -> Array:

@@ -114,7 +114,8 @@ class LowRank:
         square = statistics.square
         variance = variance_of(features, statistics.mean, square)
         rest = variance - jnp.square(statistics.factor).sum(2)
-        floor = jnp.finfo(square.dtype).eps * square.mean(1, keepdims=True)
+        # Woodbury's identity takes a difference of numbers as large as 1 / E.
+        floor = jnp.finfo(square.dtype).eps ** 0.5 * square.mean(1, keepdims=True)
         shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
         return jnp.where(shifted > 0, shifted, 1)
 

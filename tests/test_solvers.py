@@ -1,0 +1,291 @@
+"""Solvers against dense solutions: exact ones, approximate ones where they should be exact, and what they keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import normal
+
+import lnb
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+EXACT = {
+    "Cholesky": lambda **options: lnb.Cholesky(every=1, decay=0.0, **options),
+    "LowRank": lambda **options: lnb.LowRank(rank=64, every=1, decay=0.0, **options),
+    "CG": lambda **options: lnb.CG(steps=60, **options),
+}
+# The low rank solution adds the root of the rounding error to what its factor leaves of the diagonal.
+TOLERANCES = {
+    "Cholesky": {"rtol": 1e-8, "atol": 1e-10},
+    "LowRank": {"rtol": 1e-5, "atol": 1e-7},
+    "CG": {"rtol": 1e-7, "atol": 1e-9},
+}
+
+
+def network(params, x):
+    """Two layers that read the same features, one on top, and one whose weight is used again as its transpose."""
+    first = jnp.tanh(x @ params["first"]["weight"] + params["first"]["bias"])
+    second = jnp.sin(x @ params["second"]["weight"] + params["second"]["bias"])
+    h = jnp.tanh((first * second) @ params["top"])
+    code = jnp.tanh(h @ params["tied"]["weight"] + params["tied"]["bias"])
+    return code @ params["tied"]["weight"].T + params["tied"]["back"]
+
+
+def loss_fn(params, x):
+    return jnp.mean(jnp.square(network(params, x) - 1))
+
+
+PARAMS = {
+    "first": {"weight": normal(4, 3), "bias": normal(3)},
+    "second": {"weight": normal(4, 3, seed=1), "bias": normal(3, seed=1)},
+    "top": normal(3, 5),
+    "tied": {"weight": normal(5, 2), "bias": normal(2), "back": normal(5)},
+}
+
+
+def evaluate(x, params=PARAMS):
+    """Neurons, gradient and features."""
+    params = jax.tree.map(jnp.asarray, params)
+    neurons = lnb.find_neurons(loss_fn, params, x, strict=True)
+    _, grads, features = neurons.value_and_grad(params, x)
+    return neurons, grads, features
+
+
+def direction(neurons, solver, grads, features, steps=1):
+    """The direction after some steps on the same batch."""
+    return run(lnb.scale_by_lnb(neurons, solver=solver, min_norm=1e-30), PARAMS, grads, features, steps)
+
+
+def run(transform, params, grads, features, steps):
+    """The last of some updates on the same batch."""
+    update, state = jax.jit(transform.update), transform.init(params)
+    for _ in range(steps):
+        updates, state = update(grads, state, params, features=features)
+    return updates
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def dense_direction(neurons, grads, features, ridge):
+    """(M + ridge on the weights)^-1 g, over the square root of its product with g, by a dense matrix."""
+    leaves, treedef = jax.tree.flatten(PARAMS)
+    starts = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def column(vector):
+        parts = [part.reshape(leaf.shape) for part, leaf in zip(np.split(vector, starts), leaves, strict=True)]
+        return flat(neurons.metric_product(features, jax.tree.unflatten(treedef, parts)))
+
+    size = sum(leaf.size for leaf in leaves)
+    metric = np.stack([column(unit) for unit in np.eye(size)], axis=1)
+    np.testing.assert_allclose(metric, metric.T, atol=1e-12)
+    on_weights = np.concatenate([np.full(leaf.size, ridge * (leaf.ndim > 1)) for leaf in leaves])
+    gradient = flat(grads)
+    solution = np.linalg.solve(metric + np.diag(on_weights), gradient)
+    return solution / np.sqrt(solution @ gradient)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_solvers_give_the_dense_solution(x64, name):
+    neurons, grads, features = evaluate(jnp.asarray(normal(30, 4)))
+    assert [neuron.kind for neuron in neurons] == ["dense", "dense", "tied", "dense"]
+    got = direction(neurons, EXACT[name](ridge=0.3), grads, features, steps=4)
+    np.testing.assert_allclose(flat(got), dense_direction(neurons, grads, features, 0.3), **TOLERANCES[name])
+
+
+def derivative_loss(params, x):
+    """The network's value and its derivative: the derivative does not add the biases."""
+
+    def value(x):
+        return jnp.sum(jnp.tanh(jnp.tanh(x @ params["w"] + params["b"]) @ params["u"] + params["c"]))
+
+    values, slopes = jax.vmap(lambda x: jax.jvp(value, (x,), (jnp.ones_like(x),)))(x)
+    return jnp.mean(jnp.square(values - slopes))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_use_without_the_bias_counts_for_the_weight_alone(x64, name):
+    params = jax.tree.map(jnp.asarray, {"w": normal(2, 4), "b": normal(4), "u": normal(4, 3), "c": normal(3)})
+    neurons = lnb.find_neurons(derivative_loss, params, jnp.asarray(normal(9, 2)))
+    assert [(neuron.kind, neuron.samples) for neuron in neurons] == [("dense", 18)] * 2
+    _, grads, features = neurons.value_and_grad(params, jnp.asarray(normal(9, 2)))
+    transform = lnb.scale_by_lnb(neurons, solver=EXACT[name](ridge=0.3), min_norm=1e-30)
+    updates = run(transform, params, grads, features, steps=3)
+    on_weights = jax.tree.map(lambda update: (0.3 if update.ndim > 1 else 0.0) * update, updates)
+    back = flat(neurons.metric_product(features, updates)) + flat(on_weights)
+    np.testing.assert_allclose(back * (flat(grads) @ flat(updates)), flat(grads), **TOLERANCES[name])
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        lnb.Cholesky(relative=True),
+        lnb.LowRank(rank=2, relative=True),
+        lnb.Diagonal(relative=True),
+        lnb.CG(relative=True),
+        lnb.auto(),
+    ],
+    ids=["Cholesky", "LowRank", "Diagonal", "CG", "auto"],
+)
+def test_a_relative_ridge_makes_the_update_scale_equivariant(x64, solver):
+    """Features scaled by a, and weights by 1 / a: the step in function space is the same."""
+    scale, x = 37.0, jnp.asarray(normal(20, 4))
+
+    def dense_loss(params, x):
+        return jnp.mean(jnp.square(jnp.tanh(x @ params["w"] + params["b"]) - 1))
+
+    changes = []
+    for factor in (1.0, scale):
+        params = {"w": jnp.asarray(normal(4, 3)) / factor, "b": jnp.asarray(normal(3))}
+        neurons = lnb.find_neurons(dense_loss, params, x * factor)
+        _, grads, features = neurons.value_and_grad(params, x * factor)
+        updates = run(lnb.scale_by_lnb(neurons, solver=solver), params, grads, features, steps=3)
+        changes.append({"w": updates["w"] * factor, "b": updates["b"]})
+    np.testing.assert_allclose(flat(changes[1]), flat(changes[0]), rtol=1e-7)
+
+
+def test_low_rank_finds_the_leading_directions_over_steps(x64):
+    """Features of three strong directions and equal noise are its model: it becomes the exact solution."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(40_000, 3)) @ (5 * rng.normal(size=(3, 12))) + rng.normal(size=(40_000, 12)) + 2)
+    params = {"w": jnp.asarray(normal(12, 2)), "b": jnp.asarray(normal(2))}
+
+    def dense_loss(params, x):
+        return jnp.mean(jnp.square(jnp.tanh(x @ params["w"] * 0.1 + params["b"]) - 1))
+
+    neurons = lnb.find_neurons(dense_loss, params, x)
+    _, grads, features = neurons.value_and_grad(params, x)
+    errors = []
+    exact = None
+    for solver, steps in ((lnb.Cholesky(every=1), 1), *((lnb.LowRank(rank=3, ridge=0.1), k) for k in (1, 2, 8))):
+        updates = run(lnb.scale_by_lnb(neurons, solver=solver), params, grads, features, steps)
+        if exact is None:
+            exact = flat(updates)
+        else:
+            errors.append(np.linalg.norm(flat(updates) - exact) / np.linalg.norm(exact))
+    assert errors[-1] < 0.02
+    assert errors[-1] <= errors[0]
+
+
+def test_low_rank_recovers_from_features_that_were_all_zero():
+    params = {"w": jnp.asarray(normal(6, 2), jnp.float32)}
+    x = jnp.asarray(normal(50, 6), jnp.float32)
+
+    def dense_loss(params, x):
+        return jnp.mean(jnp.square(x @ params["w"] - 1))
+
+    neurons = lnb.find_neurons(dense_loss, params, x)
+    transform = lnb.scale_by_lnb(neurons, solver=lnb.LowRank(rank=6, ridge=0.01, decay=0.5))
+    exact = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(every=1, ridge=0.01, decay=0.5))
+    states = [transform.init(params), exact.init(params)]
+    updates = [jax.jit(transform.update), jax.jit(exact.update)]
+    for batch in [0 * x, 0 * x, *([x] * 30)]:
+        _, grads, features = neurons.value_and_grad(params, batch)
+        results = [u(grads, s, params, features=features) for u, s in zip(updates, states, strict=True)]
+        states = [state for _, state in results]
+    (low, _), (full, _) = results
+    np.testing.assert_allclose(low["w"], full["w"], rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_low_rank_keeps_no_more_than_promised(rank):
+    params = {"w": jnp.zeros((50, 30)), "b": jnp.zeros(30)}
+    neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]).sum(), params, jnp.ones((8, 50)))
+    state = lnb.scale_by_lnb(neurons, solver=lnb.LowRank(rank)).init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) <= (2 * rank + 2) * 50 + 2
+
+
+def deep(params, x):
+    for weight in params:
+        x = jnp.tanh(x @ weight)
+    return jnp.mean(jnp.square(x - 1))
+
+
+@pytest.mark.parametrize("make", [lnb.Cholesky, lnb.LowRank])
+def test_statistics_are_renewed_in_turn(make):
+    """Every block is renewed at the first step, and then once in every ten, not all at one step."""
+    params = [jnp.asarray(normal(4, 4, seed=k), jnp.float32) for k in range(20)]
+    neurons = lnb.find_neurons(deep, params, jnp.ones((8, 4)))
+    transform = lnb.scale_by_lnb(neurons, solver=make(every=10))
+    state, update = transform.init(params), jax.jit(transform.update)
+    evaluate = jax.jit(neurons.value_and_grad)
+    renewed = []
+    for step in range(31):
+        x = jnp.asarray(normal(8, 4, seed=step), jnp.float32)
+        _, grads, features = evaluate(params, x)
+        _, after = update(grads, state, params, features=features)
+        pairs = zip(after.inner.statistics, state.inner.statistics, strict=True)
+        renewed.append([any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), a, b))) for a, b in pairs])
+        state = after
+    renewed = np.array(renewed)
+    assert renewed[0].all()
+    assert (renewed[1:].sum(0) == 3).all()
+    assert renewed[1:].sum(1).max() <= 1
+
+
+def test_renewing_in_turn_counts_each_block_s_own_batches(x64):
+    """On one batch repeated, averages that are corrected for their start are that batch's, whatever the turn."""
+    params = [jnp.asarray(normal(4, 4, seed=k)) for k in range(7)]
+    x = jnp.asarray(normal(9, 4))
+    neurons = lnb.find_neurons(deep, params, x)
+    _, grads, features = neurons.value_and_grad(params, x)
+    results = []
+    for solver in (lnb.Cholesky(every=1, decay=0.0), lnb.Cholesky(every=3, decay=0.7)):
+        updates = run(lnb.scale_by_lnb(neurons, solver=solver), params, grads, features, steps=8)
+        results.append(flat(updates))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize("make", [lnb.Cholesky, lnb.LowRank, lnb.Diagonal, lnb.CG])
+def test_neurons_solved_together_are_solved_as_alone(x64, make):
+    """Layers of equal shape, and layers that read the same features, are one block; their directions are their own."""
+    params = {key: jnp.asarray(normal(5, 5, seed=k)) for k, key in enumerate("qkvmn")}
+
+    def together(params, x):
+        h = jnp.tanh(x @ params["q"]) * jnp.sin(x @ params["k"]) + jnp.cos(x @ params["v"])
+        return jnp.mean(jnp.square(jnp.tanh(jnp.tanh(h @ params["m"]) @ params["n"]) - 1))
+
+    x = jnp.asarray(normal(11, 5))
+    neurons = lnb.find_neurons(together, params, x)
+    _, grads, features = neurons.value_and_grad(params, x)
+
+    def solve(choice):
+        return run(lnb.scale_by_lnb(neurons, solver=choice, min_norm=1e6), params, grads, features, steps=1)
+
+    at_once = solve(make(ridge=0.2))
+    for wanted in neurons:
+        # Every other neuron has a solver of its own, so that this one is solved alone.
+        apart = solve(lambda neuron, wanted=wanted: make(ridge=0.2 if neuron.index == wanted.index else 0.9))
+        for path in wanted.paths:
+            key = path[2]
+            np.testing.assert_allclose(at_once[key], apart[key], rtol=1e-9)
+
+
+def test_fewer_samples_are_every_kth(x64):
+    params = {"w": jnp.asarray(normal(4, 3))}
+    x = jnp.asarray(normal(12, 5, 4))
+    neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p["w"]).sum(), params, x)
+    (neuron,) = neurons
+    _, _, features = neurons.value_and_grad(params, x)
+    thinned, arrays = neuron.features.thin(features.arrays, 4)
+    gram, _ = thinned.gram(arrays)
+    rows = np.reshape(x[::4], (-1, 4))
+    np.testing.assert_allclose(gram[0], rows.T @ rows / len(rows), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "name"),
+    [
+        (lnb.LowRank, {"rank": 0}, "rank"),
+        (lnb.LowRank, {"every": 0}, "every"),
+        (lnb.LowRank, {"ridge": -1.0}, "ridge"),
+        (lnb.LowRank, {"samples": 0.0}, "samples"),
+        (lnb.Cholesky, {"samples": 1.5}, "samples"),
+        (lnb.Cholesky, {"decay": 1.0}, "decay"),
+    ],
+)
+def test_bad_settings_are_named(make, options, name):
+    with pytest.raises(ValueError, match=f"`{name}` of {make.__name__} must be"):
+        make(**options)
