@@ -31,13 +31,15 @@ class Network(NamedTuple):
     has_aux: bool = False
 
 
-def train(network: Network, batches: Iterable[tuple[Any, ...]], *, learning_rate: float, every: int = 10) -> Any:
+def train(
+    network: Network, batches: Iterable[tuple[Any, ...]], *, learning_rate: optax.ScalarOrSchedule, every: int = 10
+) -> Any:
     """Train a network, and print its neurons and its loss.
 
     Args:
         network: what the example's `build` gave.
         batches: the loss's arguments after the parameters and the state, one tuple a step.
-        learning_rate: the length of a step in function space.
+        learning_rate: the length of a step in function space, or a schedule of it.
         every: steps from one printed loss to the next.
 
     Returns:

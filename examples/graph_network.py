@@ -8,6 +8,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from _train import Network, train
 from jaxtyping import Array, Float, Int
 
@@ -75,14 +76,14 @@ class GraphNetwork(eqx.Module):
 
 
 def make_batch(key: Array, *, graphs: int = 32, nodes: int = 12, edges: int = 40) -> tuple[Array, ...]:
-    """Random graphs side by side in one, and for each the mean weight of its edges times the nodes that they join."""
+    """Random graphs side by side in one, and for each the mean of its edges' larger ends, weighted."""
     node_key, edge_key, end_key = jax.random.split(key, 3)
     node_features = jax.random.normal(node_key, (graphs * nodes, NODE_FEATURES))
-    edge_features = jax.random.normal(edge_key, (graphs * edges, EDGE_FEATURES))
+    edge_features = jax.random.uniform(edge_key, (graphs * edges, EDGE_FEATURES))
     first_node = nodes * jnp.repeat(jnp.arange(graphs), edges)
     senders, receivers = first_node + jax.random.randint(end_key, (2, graphs * edges), 0, nodes)
-    products = edge_features[:, 0] * node_features[senders, 0] * node_features[receivers, 1]
-    targets = products.reshape(graphs, edges).mean(axis=1)
+    larger = edge_features[:, 0] * jnp.maximum(node_features[senders, 0], node_features[receivers, 0])
+    targets = 4 * larger.reshape(graphs, edges).mean(axis=1)
     return node_features, edge_features, senders, receivers, jnp.repeat(jnp.arange(graphs), nodes), targets
 
 
@@ -112,7 +113,7 @@ def build(
 def main() -> None:
     """Train on random graphs."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=0.05)
+    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=optax.linear_schedule(0.1, 0.0, 200))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from _train import Network, train
 from jaxtyping import Array, Float
 
@@ -52,7 +53,7 @@ def build(key: Array, *, interior: int = 1024, boundary: int = 128, width: int =
 def main() -> None:
     """Train on new points at each step."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=0.05)
+    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=optax.linear_schedule(0.1, 0.0, 200))
 
 
 if __name__ == "__main__":
