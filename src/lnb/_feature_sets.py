@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lnb._linear_maps import Arrays, FeatureMap, contract
+from lnb._linear_maps import Arrays, FeatureMap, gram_of
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,14 @@ class Reading:
 
     def gram(self, arrays: Arrays) -> tuple[Array, Array]:
         """X^T X [g, i, i] and X^T 1 [g, i]."""
-        parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
-        x, weights = jnp.concatenate(parts, axis=2), self.weights(arrays)
-        x = x if weights is None else x * weights
-        return self.repeats * contract("gni,gnj->gij", x, x), self.repeats * x.sum(1)
+        weights = self.weights(arrays)
+        if weights is None and len(self.maps) == 1:
+            gram, total = self.maps[0].gram(arrays[self.sources[0]])
+        else:
+            parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+            x = jnp.concatenate(parts, axis=2)
+            gram, total = gram_of(x if weights is None else x * weights)
+        return self.repeats * gram, self.repeats * total
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """J^T J v for V [g, i(+1), o]."""

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lnb._convolution_gram import convolution_gram, patch_views, shifts
+
 Arrays = Sequence[Array]
 """What a forward pass recorded: the arrays of `Features`."""
 
@@ -47,6 +49,11 @@ def thin_axis(array: Array, axes: Sequence[int], every: int) -> Array:
     return lax.slice_in_dim(array, 0, array.shape[axis], min(every, array.shape[axis]), axis)
 
 
+def gram_of(x: Array) -> tuple[Array, Array]:
+    """X^T X [g, i, i] and X^T 1 [g, i] of X [g, n, i]."""
+    return contract("gni,gnj->gij", x, x), x.sum(1)
+
+
 class FeatureMap(Protocol):
     """X of one weight, read from an array that the forward pass recorded."""
 
@@ -56,6 +63,10 @@ class FeatureMap(Protocol):
 
     def matrix(self, recorded: Array) -> Array:
         """X [g, n, i]."""
+        ...
+
+    def gram(self, recorded: Array) -> tuple[Array, Array]:
+        """X^T X [g, i, i] and X^T 1 [g, i]."""
         ...
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
@@ -91,6 +102,9 @@ class DenseFeatures:
         sizes = [prod(x.shape[a] for a in axes) for axes in (self.group_axes, self.sample_axes, self.input_axes)]
         x = x.transpose(self.group_axes + self.sample_axes + self.input_axes).reshape(sizes)  # [g, n, i]
         return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
+
+    def gram(self, recorded: Array) -> tuple[Array, Array]:
+        return gram_of(self.matrix(recorded))
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
         x = self.matrix(recorded)
@@ -129,19 +143,25 @@ class ConvolutionFeatures:
         return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
 
     def matrix(self, recorded: Array) -> Array:
-        x = self._input(recorded)
-        patches = lax.conv_general_dilated_patches(
-            x,
-            self.kernel_size,
-            self.strides,
-            self.padding,
-            lhs_dilation=self.input_dilation,
-            rhs_dilation=self.kernel_dilation,
-            precision=lax.Precision.HIGHEST,
-        )  # [batch, channel * position, *space]
-        batch, space = x.shape[0], prod(patches.shape[2:])
+        x = self._padded(recorded)
+        views = patch_views(x, self.kernel_size, self.strides, self.kernel_dilation, first=2)
+        batch, space = x.shape[0], prod(views[0].shape[2:])
+        patches = jnp.stack(views, axis=2)  # [batch, channel, position, *space]
         patches = patches.reshape(batch, self.groups, -1, space)  # [batch, g, i, pixel]
         return patches.transpose(1, 0, 3, 2).reshape(self.groups, batch * space, -1)  # [g, n, i]
+
+    def gram(self, recorded: Array) -> tuple[Array, Array]:
+        shifted, plain = shifts(self.kernel_size[0], self.strides[0], self.kernel_dilation[0])
+        if self.groups > 1 or shifted == plain:
+            return gram_of(self.matrix(recorded))
+        x = self._padded(recorded)
+        gram, total = convolution_gram(x, self.kernel_size, self.strides, self.kernel_dilation, contract)
+        return gram[None], total[None]
+
+    def _padded(self, recorded: Array) -> Array:
+        x = self._input(recorded)
+        spread = [(low, high, d - 1) for (low, high), d in zip(self.padding, self.input_dilation, strict=True)]
+        return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), *spread))
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
         # Per channel over all input pixels and shared over the kernel's positions: footnote 4 of the paper.
@@ -208,6 +228,9 @@ class EmbeddingFeatures:
         indices, inside = self._indices(recorded)
         return jax.nn.one_hot(jnp.where(inside, indices, -1), self.rows)[None] * self.factor  # [1, n, i]
 
+    def gram(self, recorded: Array) -> tuple[Array, Array]:
+        return gram_of(self.matrix(recorded))
+
     def moments(self, recorded: Array) -> tuple[Array, Array]:
         indices, inside = self._indices(recorded)
         counts = jnp.zeros(self.rows).at[indices].add(inside.astype(jnp.zeros(()).dtype))
@@ -243,6 +266,13 @@ class LoopFeatures:
     def matrix(self, recorded: Array) -> Array:
         """X [g, n, i]."""
         return self._merge(jax.vmap(self.inner.matrix)(recorded))
+
+    def gram(self, recorded: Array) -> tuple[Array, Array]:
+        """X^T X [g, i, i] and X^T 1 [g, i]."""
+        if not self.stacked:
+            return gram_of(self.matrix(recorded))
+        gram, total = jax.vmap(self.inner.gram)(recorded)  # [step, g, i, i] and [step, g, i]
+        return gram.reshape(-1, *gram.shape[2:]), total.reshape(-1, total.shape[2])
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
         """Mean over the samples of the features and of their squares, each [g, i]."""
