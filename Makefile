@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= ../shared/data
 endif
 
-.PHONY: demo test check docs pages format test-matrix clean
+.PHONY: demo test check docs pages bench format test-matrix clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -33,6 +33,10 @@ docs: .venv/installed
 # The pages that are written from the tests' cases.
 pages: .venv/installed
 	.venv/bin/python tests/coverage_page.py
+
+# What a training step costs with each optimizer; half an hour on two cores.
+bench: .venv/installed
+	PYTHONPATH=examples .venv/bin/python benchmarks/step.py
 
 format: .venv/installed
 	.venv/bin/ruff format .

@@ -1,5 +1,8 @@
 """Solvers against dense solutions: exact ones, approximate ones where they should be exact, and what they keep."""
 
+import re
+from math import prod
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,6 +264,21 @@ def test_neurons_solved_together_are_solved_as_alone(x64, make):
         for path in wanted.paths:
             key = path[2]
             np.testing.assert_allclose(at_once[key], apart[key], rtol=1e-9)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices run batches of factorizations in one call")
+@pytest.mark.parametrize("make", [lnb.Cholesky, lnb.LowRank])
+def test_factorizations_are_not_batched_on_the_cpu(make):
+    """There, two batches of LAPACK calls that run at the same time wait for each other for good."""
+    params = [jnp.asarray(normal(4, 4, seed=k), jnp.float32) for k in range(3)]
+    neurons = lnb.find_neurons(deep, params, jnp.ones((8, 4)))
+    transform = lnb.scale_by_lnb(neurons, solver=make(every=1))
+    _, grads, features = neurons.value_and_grad(params, jnp.ones((8, 4)))
+    update = jax.jit(lambda g, s, f: transform.update(g, s, params, features=f))
+    program = update.lower(grads, transform.init(params), features).compile().as_text()
+    calls = re.findall(r"f32\[([\d,]+)\][^\n]*custom_call_target=\"lapack_", program)
+    assert calls
+    assert all(prod(map(int, shape.split(",")[:-2])) == 1 for shape in calls)
 
 
 def test_fewer_samples_are_every_kth(x64):

@@ -91,6 +91,11 @@ class Neuron:
         return (self.groups, max(1, self.inputs + self.has_bias), self.outputs + columns)
 
     @property
+    def operations(self) -> float:
+        """Floating-point operations of its own forward and backward pass: three products of [n, i] and [i, o]."""
+        return 6.0 * self.groups * self.samples * max(1, self.inputs) * self.outputs
+
+    @property
     def dtype(self) -> Any:
         """Type of its statistics and directions."""
         return statistics_dtype(*(shape.dtype for shape in self._shapes.values()))

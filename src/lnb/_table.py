@@ -1,33 +1,47 @@
-"""The table that `print(neurons)` shows: what is covered, and what is not and why."""
+"""The table that `print(neurons)` shows: what is covered, how it will be solved, and what is not covered and why."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lnb._solvers import Solver, auto
 
 if TYPE_CHECKING:
-    from lnb._neurons import Neurons
+    from lnb._neurons import Neuron, Neurons
 
-_METRICS = {
-    "embedding": "counts",
-    "identity": "identity",
-    "general": "from its equations",
-    "tied": "two Gram",
-}
+_METRICS = {"embedding": "counts", "identity": "identity", "general": "from its equations", "tied": "two Gram"}
 
 
 def table(neurons: Neurons) -> str:
-    """The neurons, a row each, and the parameters that belong to none."""
-    header = ("parameters", "kind", "in -> out", "groups", "samples", "metric")
+    """The neurons, a row each, and the parameters that belong to none.
+
+    `solver` is the choice of `lnb.auto()`, and `cost` its floating-point operations for each one of the neuron's own
+    forward and backward pass.
+    """
+    header = ("parameters", "kind", "in -> out", "groups", "samples", "metric", "solver", "cost")
     rows: list[tuple[str, ...]] = [header]
+    choose, seen = auto(), set()
+    total = passes = 0.0
     for neuron in neurons:
         sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
         sizes = "" if neuron.kind == "identity" else sizes
         metric = _METRICS.get(neuron.kind, "Gram")
-        rows.append((neuron.name, neuron.kind, sizes, str(neuron.groups), str(neuron.samples), metric))
+        solver, cost = "", ""
+        if neuron.features is not None:
+            chosen = choose(neuron)
+            operations = _operations(chosen, neuron, shared=neurons.sharing[neuron.index] in seen)
+            solver, cost = _name(chosen), f"{operations / neuron.operations:.1%}"
+            total, passes = total + operations, passes + neuron.operations
+            seen.add(neurons.sharing[neuron.index])
+        rows.append((neuron.name, neuron.kind, sizes, str(neuron.groups), str(neuron.samples), metric, solver, cost))
     widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     lines.append(f"{len(neurons)} neurons cover {neurons.coverage:.1%} of the parameters.")
+    if passes:
+        lines.append(
+            f"Solving them takes {total:.2g} operations a step, {total / passes:.1%} of the {passes:.2g} of their own."
+        )
     if neurons.uncovered:
         lines.append("Not covered, trained with the identity metric:")
         lines += [f"  {path}: {reason}" for path, reason in neurons.uncovered]
@@ -35,3 +49,15 @@ def table(neurons: Neurons) -> str:
         lines.append("Ignored as asked, trained with the identity metric:")
         lines += [f"  {path}" for path in neurons.ignored]
     return "\n".join(lines)
+
+
+def _operations(solver: Solver, neuron: Neuron, shared: bool) -> float:
+    """Of a step, without the statistics where an earlier neuron pays for them."""
+    features: Any = neuron.features
+    update, solve = solver.operations(features, neuron.outputs)
+    return solve + (0.0 if shared else update / solver.every)
+
+
+def _name(solver: Any) -> str:
+    rank = f"({solver.rank})" if hasattr(solver, "rank") else ""
+    return f"{type(solver).__name__}{rank}"

@@ -15,7 +15,7 @@ from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks
 from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
 from lnb._neurons import Features, Neurons
-from lnb._solvers import CG
+from lnb._solvers import auto
 
 Step = Literal["norm", "polyak"]
 
@@ -36,7 +36,7 @@ class GuardedState(NamedTuple):
 
 
 def scale_by_lnb(
-    neurons: Neurons, *, solver: SolverChoice = CG(), min_norm: float = 1e-2, step: Step = "norm"
+    neurons: Neurons, *, solver: SolverChoice = auto(), min_norm: float = 1e-2, step: Step = "norm"
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition the gradient by every neuron's metric, and divide by the step's length in function space.
 
@@ -47,7 +47,9 @@ def scale_by_lnb(
 
     Args:
         neurons: from `lnb.find_neurons`.
-        solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver.
+        solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver; by
+            default `auto()`. Weights used as W and as W^T are solved exactly with a solver's settings, and neurons
+            kept as their equations by `CG` with its ridge.
         min_norm: lower bound on sqrt(z).
         step: "norm" as above, or "polyak", whose length takes a loss with minimum 0 there if it were linear:
             update = theta loss / z (Polyak, 1987). `update` then takes `value=loss` too.
@@ -69,7 +71,7 @@ def lnb(
     neurons: Neurons,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    solver: SolverChoice = CG(),
+    solver: SolverChoice = auto(),
     gradient_decay: float = 0.9,
     weight_decay: float = 1e-4,
     min_norm: float = 1e-2,

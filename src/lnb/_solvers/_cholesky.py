@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import cho_solve
 
 from lnb._feature_sets import GramFeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import average, corrected, ridge_of, solve_whitened
+from lnb._solvers._factor import inverse
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
 
 
@@ -100,8 +99,7 @@ class Cholesky:
             shifted = jnp.maximum(gram, floor) + ridge
             return 1 / jnp.where(shifted > 0, shifted, 1)
         eye = jnp.eye(features.inputs, dtype=gram.dtype)
-        factor = jnp.linalg.cholesky(gram + (floor + ridge)[:, :, None] * eye)
-        return jax.vmap(lambda f: cho_solve((f, True), eye))(factor)
+        return inverse(gram + (floor + ridge)[:, :, None] * eye)
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
         """Nothing."""
@@ -121,13 +119,13 @@ class Cholesky:
         del arrays
         assert isinstance(features, GramFeatureSet)
 
-        def inverse(weight: Array) -> Array:
+        def solve(weight: Array) -> Array:
             if features.has_diagonal_gram:
                 return weight * statistics.inverse[:, :, None]
             return contract("gij,gjo->gio", statistics.inverse, weight)
 
         mean = corrected(statistics.mean, self.decay**self.every, count)
-        return solve_whitened(inverse, features, mean, gradient), memory
+        return solve_whitened(solve, features, mean, gradient), memory
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The Gram matrix and its inverse; one product with it."""

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 
 from lnb._feature_sets import GramFeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import ridge_of, solve_whitened, variance_of
+from lnb._solvers._factor import inverse_factor
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
 
 
@@ -105,7 +105,7 @@ class LowRank:
         past = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
         image = old * past + (1 - old) * _covariance_product(features, arrays, mean, basis)
         small = contract("gir,gis->grs", basis, image)
-        factor = contract("gir,gsr->gis", image, _inverse_factor(small))
+        factor = contract("gir,gsr->gis", image, inverse_factor(small))
         moved = LowRankStatistics(mean, square, factor, factor)
         return moved._replace(woodbury=self._woodbury(features, moved))
 
@@ -123,7 +123,7 @@ class LowRank:
         factor = statistics.factor
         scaled = factor / self._diagonal(features, statistics)[:, :, None]
         inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
-        return contract("gir,gsr->gis", scaled, _inverse_factor(inner))
+        return contract("gir,gsr->gis", scaled, inverse_factor(inner))
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
         """Nothing."""
@@ -167,21 +167,12 @@ def _weight_of_past(decay: float, count: Array, dtype: Any) -> Array:
     return base * (1 - base ** (count - 1)) / (1 - base**count)
 
 
-def _inverse_factor(matrix: Array) -> Array:
-    """C^-1 of A = C C^T [g, r, r], with what rounding takes from a matrix without full rank added."""
-    size = matrix.shape[-1]
-    eye = jnp.eye(size, dtype=matrix.dtype)
-    floor = 10 * size * jnp.finfo(matrix.dtype).eps * jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
-    factor = jnp.linalg.cholesky(matrix + jnp.where(floor > 0, floor, 1) * eye)
-    return jax.vmap(lambda lower: solve_triangular(lower, eye, lower=True))(factor)
-
-
 def _orthonormal(factor: Array) -> Array:
     """Columns that span those of L [g, i, r], and a little of every other direction, so that none is lost for good."""
     length = jnp.sqrt(jnp.square(factor).sum(1, keepdims=True))
     columns = factor / jnp.where(length > 0, length, 1)
     columns = columns + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
-    return contract("gir,gsr->gis", columns, _inverse_factor(contract("gir,gis->grs", columns, columns)))
+    return contract("gir,gsr->gis", columns, inverse_factor(contract("gir,gis->grs", columns, columns)))
 
 
 def _covariance_product(features: GramFeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
