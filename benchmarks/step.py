@@ -171,6 +171,34 @@ def show(costs: list[Cost], console: Console) -> None:
     console.print(table)
 
 
+def write_page() -> None:
+    """All that was measured so far, as a page of tables: `results/step.md`, which the documentation includes."""
+    lines = []
+    for name in NETWORKS:
+        path = RESULTS / f"step-{name}.json"
+        if not path.exists():
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        costs = [Cost(**cost) for cost in record["costs"]]
+        first, environment = costs[0], record["environment"]
+        lines += [
+            f"### {name}",
+            "",
+            f"| optimizer | ms/step | ratio to {first.optimizer} | worst step | compile s | ratio | memory | state |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for cost in costs:
+            lines.append(
+                f"| {cost.optimizer} | {cost.milliseconds:.1f} | {cost.milliseconds / first.milliseconds:.2f} "
+                f"| {cost.worst / first.milliseconds:.2f} | {cost.compile_seconds:.1f} "
+                f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.memory / first.memory:.2f} "
+                f"| {cost.state:.2f} |"
+            )
+        versions = environment["versions"]
+        lines += ["", f"{environment['cpus']} CPUs, JAX {versions['jax']}, {record['rounds']} rounds.", ""]
+    (RESULTS / "step.md").write_text("\n".join(lines), encoding="utf-8")
+
+
 def main() -> None:
     """Measure, print, and keep."""
     settings = tyro.cli(Settings)
@@ -185,6 +213,7 @@ def main() -> None:
             "costs": [asdict(cost) for cost in costs],
         }
         (RESULTS / f"step-{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_page()
 
 
 if __name__ == "__main__":

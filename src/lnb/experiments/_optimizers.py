@@ -252,6 +252,69 @@ class LNBDiagonal:
         return _boosting(self, neurons, solver)
 
 
+@dataclass(frozen=True)
+class LNBLowRank:
+    """Linear neuron boosting with the metric's leading directions and its diagonal."""
+
+    reads_features: ClassVar[bool] = True
+
+    learning_rate: float = 0.5
+    """Length of a step in function space, sqrt(epsilon)."""
+    rank: int = 16
+    """Leading directions."""
+    every: int = 1
+    """Steps from one renewal of the statistics to the next."""
+    decay: float = 0.95
+    """Of the moving average of the statistics."""
+    ridge: float = 0.1
+    """Added to the metric's diagonal for the weights."""
+    gradient_decay: float = 0.9
+    """Of the moving average of the gradient."""
+    weight_decay: float = 1e-4
+    """Shrinks the parameters by this times the learning rate."""
+    min_norm: float = 1e-2
+    """Lower bound on the norm that a step is divided by."""
+    step: Literal["norm", "polyak"] = "norm"
+    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        solver = lnb.LowRank(rank=self.rank, every=self.every, decay=self.decay, ridge=self.ridge)
+        return _boosting(self, neurons, solver)
+
+
+@dataclass(frozen=True)
+class LNBAuto:
+    """Linear neuron boosting as `lnb.lnb` has it by default: a solver for each neuron by its sizes."""
+
+    reads_features: ClassVar[bool] = True
+
+    learning_rate: float = 0.5
+    """Length of a step in function space, sqrt(epsilon)."""
+    ridge: float = 10.0
+    """A multiple of the features' mean variance and of features per sample, added to the metric's diagonal."""
+    every: int = 10
+    """Steps from one renewal of a neuron's statistics to the next."""
+    rank: int = 16
+    """Leading directions where the Gram matrix is too dear."""
+    gradient_decay: float = 0.9
+    """Of the moving average of the gradient."""
+    weight_decay: float = 1e-4
+    """Shrinks the parameters by this times the learning rate."""
+    min_norm: float = 1e-2
+    """Lower bound on the norm that a step is divided by."""
+    step: Literal["norm", "polyak"] = "norm"
+    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        return _boosting(self, neurons, lnb.auto(ridge=self.ridge, every=self.every, rank=self.rank))
+
+
 OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "adam": Adam(),
     "adamw": AdamW(),
@@ -260,6 +323,8 @@ OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "lnb": LNB(),
     "lnb-cholesky": LNBCholesky(),
     "lnb-diagonal": LNBDiagonal(),
+    "lnb-low-rank": LNBLowRank(),
+    "lnb-auto": LNBAuto(),
 }
 """The optimizers by name, with the settings that a task starts from."""
 
@@ -276,7 +341,7 @@ def check_optimizer(name: str) -> str:
 
 
 def _boosting(
-    settings: LNB | LNBCholesky | LNBDiagonal, neurons: lnb.Neurons, solver: lnb.Solver
+    settings: LNB | LNBCholesky | LNBDiagonal | LNBLowRank | LNBAuto, neurons: lnb.Neurons, solver: Any
 ) -> optax.GradientTransformationExtraArgs:
     boosting = lnb.lnb(
         neurons,

@@ -30,8 +30,10 @@ from lnb.experiments._optimizers import (
     SGD,
     Adam,
     AdamW,
+    LNBAuto,
     LNBCholesky,
     LNBDiagonal,
+    LNBLowRank,
     Muon,
     OptimizerSettings,
 )
@@ -104,6 +106,8 @@ _MNIST_OPTIMIZERS = _started_from(
     lnb=LNB(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
     lnb_cholesky=LNBCholesky(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
     lnb_diagonal=LNBDiagonal(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
+    lnb_low_rank=LNBLowRank(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
+    lnb_auto=LNBAuto(learning_rate=0.5),
 )
 
 _INVERTED_MNIST_OPTIMIZERS = MappingProxyType(
@@ -116,6 +120,8 @@ _DIGITS_OPTIMIZERS = _started_from(
     lnb=LNB(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
     lnb_cholesky=LNBCholesky(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
     lnb_diagonal=LNBDiagonal(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
+    lnb_low_rank=LNBLowRank(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
+    lnb_auto=LNBAuto(learning_rate=0.25),
 )
 
 # The batch is all of the data, so nothing has to be averaged; the loss has minimum 0, which Polyak's step asks for.
@@ -134,6 +140,8 @@ _FACTORIZATION_OPTIMIZERS = _started_from(
     lnb=LNB(steps=5, **_FULL_BATCH),
     lnb_cholesky=LNBCholesky(every=1, decay=0.0, **_FULL_BATCH),
     lnb_diagonal=LNBDiagonal(**_FULL_BATCH),
+    lnb_low_rank=LNBLowRank(rank=60, decay=0.0, **_FULL_BATCH),
+    lnb_auto=LNBAuto(**{**_FULL_BATCH, "ridge": 10.0}),
 )
 
 _FACTORIZATION = partial(
