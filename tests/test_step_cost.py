@@ -1,0 +1,86 @@
+"""What a compiled training step holds beside the network's own forward and backward pass."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from cases import normal
+
+import lnb
+
+
+def loss_fn(params, x):
+    """Attention's three projections, a normalisation, and an MLP, twice."""
+    for layer in params:
+        q, k, v = (x @ layer[key] for key in "qkv")
+        x = x + jax.nn.softmax(q @ k.T) @ v
+        x = (x - x.mean(-1, keepdims=True)) * layer["scale"] + layer["shift"]
+        x = x + jax.nn.gelu(x @ layer["up"] + layer["bias"]) @ layer["down"]
+    return jnp.mean(jnp.square(x))
+
+
+PARAMS = [
+    {
+        **{key: jnp.asarray(normal(8, 8, seed=k), jnp.float32) for key in "qkv"},
+        "scale": jnp.ones(8),
+        "shift": jnp.zeros(8),
+        "up": jnp.asarray(normal(8, 16, seed=k), jnp.float32),
+        "bias": jnp.zeros(16),
+        "down": jnp.asarray(normal(16, 8, seed=k), jnp.float32),
+    }
+    for k in range(2)
+]
+X = jnp.asarray(normal(32, 8), jnp.float32)
+
+
+def products(step, *args):
+    """Matrix products of the compiled step."""
+    program = jax.jit(step).lower(*args).compile().as_text()
+    return len(re.findall(r" dot\(|__onednn\$matmul|custom_call_target=\"[^\"]*gemm", program))
+
+
+def boosting_step(solver):
+    """A step, and what it starts from."""
+    neurons = lnb.find_neurons(loss_fn, PARAMS, X, strict=True)
+    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+
+    def step(params, state, x):
+        value, grads, features = neurons.value_and_grad(params, x)
+        updates, state = optimizer.update(grads, state, params, features=features)
+        return optax.apply_updates(params, updates), state, value
+
+    return step, optimizer.init(PARAMS)
+
+
+def adam_step(optimizer):
+    """The same with Adam."""
+
+    def step(params, state, x):
+        value, grads = jax.value_and_grad(loss_fn)(params, x)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    return step, optimizer.init(PARAMS)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_step_holds_no_second_pass():
+    """With the diagonal, the products are Adam's and one a neuron, mu^T w of its bias."""
+    adam, adam_state = adam_step(optax.adam(1e-3))
+    step, state = boosting_step(lnb.Diagonal())
+    passes = products(adam, PARAMS, adam_state, X)
+    assert passes >= 3 * 2 * 5
+    with_bias = 2 * 2
+    assert passes <= products(step, PARAMS, state, X) <= passes + with_bias
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_state_can_be_donated():
+    """A donated state is updated in place: the compiled step keeps no second copy of it."""
+    for solver in (lnb.auto(), lnb.LowRank(4), lnb.Cholesky(), lnb.CG()):
+        step, state = boosting_step(solver)
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(PARAMS, state, X).compile()
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves((PARAMS, state)))
+        assert compiled.memory_analysis().alias_size_in_bytes >= kept
