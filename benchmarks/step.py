@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 SOLVERS: dict[str, lnb.Solver | Callable[[Any], lnb.Solver]] = {
     "lnb auto": lnb.auto(),
     "lnb Diagonal": lnb.Diagonal(relative=True),
-    "lnb LowRank(16)": lnb.LowRank(16, relative=True),
+    "lnb LowRank(16)": lnb.LowRank(16, relative=True, samples=0.25),
     "lnb Cholesky": lnb.Cholesky(relative=True, samples=0.25),
     "lnb CG": lnb.CG(),
 }

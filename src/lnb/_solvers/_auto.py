@@ -23,7 +23,7 @@ def auto(
     decay: float = 0.95,
     samples: float = 0.25,
     rank: int = 16,
-    budget: float = 0.05,
+    budget: float = 0.1,
 ) -> Callable[[Any], Solver]:
     """The exact solution where the Gram matrix is cheap, a few leading directions and the diagonal where it is not.
 
@@ -35,9 +35,10 @@ def auto(
     Args:
         ridge: a multiple of i / n.
         least_ridge: for neurons of many samples.
-        every: steps from one renewal of a neuron's statistics to the next; neurons take turns.
+        every: steps from one renewal of a Gram matrix to the next; neurons take turns. Leading directions are cheap,
+            and follow every step.
         decay: of the moving averages, for one step.
-        samples: the share of a batch that Gram matrices are taken of.
+        samples: the share of a batch that statistics are taken of.
         rank: number of leading directions where the Gram matrix is too dear.
         budget: how much the exact solution may cost, as a share of the operations of the neuron's own forward and
             backward pass.
@@ -58,7 +59,7 @@ def auto(
         if not value >= 0:
             raise ValueError(f"`{name}` of auto must be at least 0, got {value!r}.")
     exact = Cholesky(every=every, decay=decay, relative=True, samples=samples)
-    low_rank = LowRank(rank=rank, every=every, decay=decay, relative=True)
+    low_rank = LowRank(rank=rank, decay=decay, relative=True, samples=samples)
 
     def choose(neuron: Any) -> Solver:
         features, outputs = neuron.features, neuron.outputs
