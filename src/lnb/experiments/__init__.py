@@ -14,8 +14,8 @@ from lnb.experiments._optimizers import OPTIMIZERS as OPTIMIZERS
 from lnb.experiments._optimizers import SGD as SGD
 from lnb.experiments._optimizers import Adam as Adam
 from lnb.experiments._optimizers import AdamW as AdamW
-from lnb.experiments._optimizers import LNBCholesky as LNBCholesky
 from lnb.experiments._optimizers import LNBAuto as LNBAuto
+from lnb.experiments._optimizers import LNBCholesky as LNBCholesky
 from lnb.experiments._optimizers import LNBDiagonal as LNBDiagonal
 from lnb.experiments._optimizers import LNBLowRank as LNBLowRank
 from lnb.experiments._optimizers import Muon as Muon
