@@ -142,8 +142,9 @@ def measure(name: str, settings: Settings) -> list[Cost]:
     """The cost of a step of each optimizer on one network."""
     network = NETWORKS[name]()
     contestants = [Contestant(optimizer, network) for optimizer in settings.optimizers]
-    for contestant in contestants:  # the first renews all statistics, and the caches are cold
-        contestant.run()
+    for contestant in contestants:  # the first steps renew all statistics, and the caches are cold
+        for _ in range(CYCLE):
+            contestant.run()
         contestant.times.clear()
     for _ in range(settings.rounds * CYCLE):
         for contestant in contestants:

@@ -20,11 +20,12 @@ START = """\
 
 Each row is a network of the tests. `find_neurons` finds these neurons in it; their metric is compared with a dense
 Jacobian in 64-bit precision, values and gradients with those of the untouched loss, and a training step is run.
-`print(neurons)` shows the same columns for a network of yours.
+`print(neurons)` shows the same columns for a network of yours, and how each neuron will be solved at its size.
 
 The sizes are those of the neuron's linear function: inputs, `+1` for a bias, and outputs, in so many groups with
 parameters of their own. The samples are what one batch of the test gives. A metric that is a Gram matrix is
-E[x xᵀ] of the features; what is kept *from its equations* has no such matrix, and its products are computed.
+E[x xᵀ] of the features; a *tied* weight, used as W and as Wᵀ, has one for either use; what is kept *from its
+equations* has no such matrix, and its products are computed.
 """
 
 END = """\
@@ -45,9 +46,9 @@ def neurons_of(case: Case) -> lnb.Neurons:
 
 
 def printed(neurons: lnb.Neurons) -> Iterator[list[str]]:
-    """The cells of the printed table, a row a neuron."""
+    """The cells of the printed table, a row a neuron, but for how it is solved: the sizes are too small to matter."""
     _, rule, *lines = str(neurons).splitlines()
-    spans = [match.span() for match in re.finditer("-+", rule)]
+    spans = [match.span() for match in re.finditer("-+", rule)][: len(COLUMNS) - 1]
     for line in lines[: len(neurons)]:
         yield [line[start:end].strip() for start, end in spans]
 

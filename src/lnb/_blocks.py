@@ -3,7 +3,7 @@
 The weights of neurons that read the same features (q, k and v) stand side by side along o, and such sets of equal
 shape (one for each layer of a transformer) follow each other along g: [g, i(+1), o] of a block is one array, so that
 a network of many layers compiles and runs as a few large operations. Statistics that are not renewed at every step
-are renewed in turn, block by block.
+are renewed in turn, block by block, once the first steps, at which all are renewed, are over.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class Block:
 
     def count(self, steps: Array) -> Array:
         """How many batches its statistics hold at the step after `steps` others."""
-        return 1 + (steps + self.offset) // self.solver.every
+        every = self.solver.every
+        turns = (steps + self.offset) // every - (every - 1 + self.offset) // every
+        return jnp.where(steps < every, steps + 1, every + turns)
 
     def renew(self, features: Features, statistics: Any, steps: Array, finite: Array | bool) -> Any:
         """The statistics with this batch in them, if it is finite and it is their turn."""
@@ -94,7 +96,8 @@ class Block:
 
         if self.solver.every == 1:
             return update()
-        due = (steps == 0) | ((steps + self.offset) % self.solver.every == 0)
+        # A network changes fastest at first, and statistics of other features than today's make steps too long.
+        due = (steps < self.solver.every) | ((steps + self.offset) % self.solver.every == 0)
         return jax.lax.cond(due, update, lambda: statistics)
 
     def solve(self, features: Features, statistics: Any, steps: Array, gradient: Array, memory: Any) -> Any:

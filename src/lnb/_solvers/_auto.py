@@ -38,7 +38,7 @@ def auto(
         every: steps from one renewal of a Gram matrix to the next; neurons take turns. Leading directions are cheap,
             and follow every step.
         decay: of the moving averages, for one step.
-        samples: the share of a batch that statistics are taken of.
+        samples: the share of a batch that statistics are taken of, or more where it has fewer than 4 i samples.
         rank: number of leading directions where the Gram matrix is too dear.
         budget: how much the exact solution may cost, as a share of the operations of the neuron's own forward and
             backward pass.
@@ -70,8 +70,11 @@ def auto(
             return Sylvester.like(replace(exact, ridge=least_ridge))
         if features.is_diagonal:
             multiple = least_ridge  # a lookup's rows are each met by samples of their own
-        update, solve = exact.operations(features, outputs)
-        affordable = update / every + solve <= budget * neuron.operations
-        return replace(exact if affordable or features.has_diagonal_gram else low_rank, ridge=multiple)
+        share = min(1.0, max(samples, 4 * features.inputs / features.samples))
+        within = replace(exact, ridge=multiple, samples=share)
+        update, solve = within.operations(features, outputs)
+        if features.has_diagonal_gram or update / every + solve <= budget * neuron.operations:
+            return within
+        return replace(low_rank, ridge=multiple, samples=share)
 
     return choose

@@ -39,7 +39,8 @@ class Cholesky:
     """The exact solution for the averaged Gram matrix, which is renewed every few steps.
 
     Args:
-        every: steps from one renewal to the next, at which that step's batch enters the average; the first step does.
+        every: steps from one renewal to the next, at which that step's batch enters the average; the first `every`
+            steps' all do.
         decay: of the moving average of the Gram matrix, for one step; 0 keeps the last batch's alone.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same

@@ -50,7 +50,7 @@ class LowRank:
 
     Args:
         rank: r, the number of leading directions.
-        every: steps from one renewal of the statistics to the next; the first step renews them.
+        every: steps from one renewal of the statistics to the next; the first `every` steps all renew them.
         decay: of the moving averages, for one step.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same

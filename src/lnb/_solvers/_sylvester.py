@@ -44,7 +44,7 @@ class Sylvester:
     """The exact solution for tied weights, whose two Gram matrices are renewed every few steps.
 
     Args:
-        every: steps from one renewal to the next; the first step renews them.
+        every: steps from one renewal to the next; the first `every` steps all renew them.
         decay: of the moving averages of the Gram matrices, for one step.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         relative: the ridge is a multiple of the mean diagonal of M instead.
