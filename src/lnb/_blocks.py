@@ -40,8 +40,8 @@ class Block:
     rows: tuple[tuple[Neuron, ...], ...]
     offset: int = 0
 
-    def features(self, sets: Sequence[AnyFeatureSet | None]) -> AnyFeatureSet:
-        """The feature sets of the rows as one, of each neuron's `sets`."""
+    def features(self, sets: Sequence[AnyFeatureSet | None] | Mapping[int, AnyFeatureSet | None]) -> AnyFeatureSet:
+        """The feature sets of the rows as one, of each neuron's by its index."""
         parts = [sets[row[0].index] for row in self.rows]
         if len(parts) == 1:
             assert parts[0] is not None
@@ -53,7 +53,7 @@ class Block:
     @property
     def found(self) -> AnyFeatureSet:
         """`features` as the neurons were found with."""
-        return self.features({neuron.index: neuron.features for row in self.rows for neuron in row})  # type: ignore
+        return self.features({neuron.index: neuron.features for row in self.rows for neuron in row})
 
     @property
     def shape(self) -> tuple[int, int, int]:
