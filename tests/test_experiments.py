@@ -61,7 +61,7 @@ def test_runs_start_alike_and_see_the_same_batches():
     firsts = [next(ex.train(problem, s, epochs=1, evaluate_every=5)) for s in (ex.Adam(), ex.LNB(), ex.LNBCholesky())]
     assert firsts[0] == firsts[1] == firsts[2]
     for epoch in range(2):
-        for one, other in zip(problem.batches(epoch), problem.batches(epoch), strict=True):
+        for one, other in zip(problem.batches(epoch, 0), problem.batches(epoch, 0), strict=True):
             jax.tree.map(np.testing.assert_array_equal, one, other)
     # A run leaves the initial weights alone, so that the next one gives the same records.
     runs = [list(map(untimed, ex.train(problem, ex.LNB(), epochs=1, evaluate_every=5))) for _ in range(2)]
@@ -73,12 +73,12 @@ def test_seeds_change_weights_and_order():
     problems = [task.build(task.settings, seed) for seed in (0, 1)]
     weights = [np.asarray(jax.tree.leaves(problem.params)[0]) for problem in problems]
     assert not np.array_equal(*weights)
-    labels = [np.asarray(next(problem.batches(0)).labels) for problem in problems]
+    labels = [np.asarray(next(problem.batches(0, 0)).labels) for problem in problems]
     assert not np.array_equal(*labels)
 
 
 def test_inverted_pixels_are_the_same_images():
-    batches = [next(small(name)[1].batches(0)) for name in ("digits", "digits-inverted")]
+    batches = [next(small(name)[1].batches(0, 0)) for name in ("digits", "digits-inverted")]
     np.testing.assert_allclose(batches[0].images, 1 - batches[1].images)
     np.testing.assert_array_equal(batches[0].labels, batches[1].labels)
 
