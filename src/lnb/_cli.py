@@ -38,7 +38,7 @@ _USAGE = """usage: lnb COMMAND ...
 
 _DEFAULT_OPTIMIZERS = ("adam", "lnb", "lnb-cholesky")
 _PLOT_NAME = "comparison.png"
-_FILE_WIDTH = 140
+_FILE_WIDTH = 160
 _REPORTS = 4  # lines that a run prints on the way where there is no terminal for a progress bar
 
 
@@ -84,6 +84,8 @@ class _Comparison:
     """Of the initial weights and of the order of the examples."""
     evaluate_every: int
     """Steps from one record to the next."""
+    schedule: ex.Schedule
+    """What the learning rate is multiplied by: 1, or what falls linearly from 1 to 0 over the run's steps."""
     learning_rate: tuple[str, ...]
     """Short for --NAME.learning-rate: pairs such as adam=3e-3 lnb=0.5."""
     output: Path
@@ -99,7 +101,9 @@ def _compare(arguments: Sequence[str]) -> None:
     settings = _chosen_settings(task, asked, names)
     problem = task.build(asked.task, asked.seed)
     runs = {
-        name: ex.train(problem, chosen, epochs=asked.epochs, evaluate_every=asked.evaluate_every)
+        name: ex.train(
+            problem, chosen, epochs=asked.epochs, evaluate_every=asked.evaluate_every, schedule=asked.schedule
+        )
         for name, chosen in settings.items()
     }
     console, total = _console(), asked.epochs * problem.steps_per_epoch
@@ -118,24 +122,29 @@ def _compare(arguments: Sequence[str]) -> None:
 
 def _headers(task: ex.Task, asked: Any, settings: Mapping[str, Any]) -> list[ex.RunHeader]:
     environment, comparison = ex.describe_environment(), str(uuid.uuid4())
-    return [
+    headers = [
         ex.RunHeader(
             task=task.name,
             optimizer=name,
             task_settings=dataclasses.asdict(asked.task),
             optimizer_settings=dataclasses.asdict(chosen),
             seed=asked.seed,
+            scale="cpu",
             epochs=asked.epochs,
+            evaluate_every=asked.evaluate_every,
+            schedule=asked.schedule,
             target=task.target,
             comparison=comparison,
             environment=environment,
+            command="",
         )
         for name, chosen in settings.items()
     ]
+    return [dataclasses.replace(header, command=ex.repeat_command(header)) for header in headers]
 
 
 def _take_turns(
-    runs: Mapping[str, Iterator[ex.Record]],
+    runs: Mapping[str, ex.Training],
     writers: Mapping[str, ex.RecordWriter],
     task: ex.Task,
     display: _Display,
@@ -150,6 +159,7 @@ def _take_turns(
                 display.show(name, record)
             at_target = record is not None and task.stop_at_target and task.target.reached(record.metrics)
             if record is None or at_target or not record.finite:
+                writers[name].write_cost(run.cost())
                 del going[name]
                 display.finish(name)
 
@@ -211,6 +221,7 @@ def _parse_comparison(task: ex.Task, arguments: Sequence[str]) -> Any:
         epochs=task.epochs,
         seed=0,
         evaluate_every=task.evaluate_every,
+        schedule=task.schedule,
         learning_rate=(),
         output=Path("lnb-results"),
     )
@@ -336,6 +347,9 @@ def _report(console: Console, paths: Sequence[Path], plot: Path) -> None:
     plot_runs(runs, plot)
     console.print()
     console.print(_closing_table(runs, summaries, run_labels(runs)))
+    resident = max((run.cost.resident_bytes or 0 for run in runs if run.cost is not None), default=0)
+    if resident:
+        console.print(f"Peak resident memory of the process, all runs together: {resident / 1e6:,.0f} MB.")
     if not ex.timed_together(runs):
         console.print("Timings come from separate comparisons: their ratio holds only if the machine was alike.")
     for path in paths:
@@ -349,9 +363,18 @@ def _closing_table(runs: Sequence[ex.Run], summaries: Sequence[ex.Summary], labe
     adam = next((s.milliseconds for s in summaries if s.optimizer == "adam" and s.milliseconds), None)
     table = Table(title=f"{runs[0].header.task}, target: {runs[0].header.target}", title_justify="left", pad_edge=False)
     table.add_column("optimizer", no_wrap=True)
-    for title in ("final loss", judged, "steps to target", "seconds to target", "ms/step", "ratio to adam"):
+    for title in (
+        "final loss",
+        judged,
+        "steps to target",
+        "seconds to target",
+        "ms/step",
+        "ratio to adam",
+        "compile s",
+        "step MB",
+    ):
         table.add_column(title, justify="right")
-    for label, summary in zip(labels, summaries, strict=True):
+    for run, label, summary in zip(runs, labels, summaries, strict=True):
         row = [label, f"{summary.loss:.4g}"]
         if summary.diverged_at is not None:
             row[1] = f"diverged by step {summary.diverged_at:,}"
@@ -359,6 +382,8 @@ def _closing_table(runs: Sequence[ex.Run], summaries: Sequence[ex.Summary], labe
         row.append(_cell(summary.steps_to_target, ",", f"not in {summary.steps:,}"))
         row += [_cell(summary.seconds_to_target, ".3g"), _cell(summary.milliseconds, ".3g")]
         row.append(_cell(summary.milliseconds and adam and summary.milliseconds / adam, ".2f"))
+        row += [_cell(run.cost and run.cost.compile_seconds, ".1f")]
+        row += [_cell(run.cost and run.cost.step_bytes and run.cost.step_bytes / 1e6, ",.2f")]
         table.add_row(*row)
     return table
 

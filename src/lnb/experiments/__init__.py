@@ -8,6 +8,7 @@
 Needs the extra `lnb[experiments]`.
 """
 
+from lnb.experiments._commands import repeat_command as repeat_command
 from lnb.experiments._errors import ExperimentError as ExperimentError
 from lnb.experiments._optimizers import LNB as LNB
 from lnb.experiments._optimizers import OPTIMIZERS as OPTIMIZERS
@@ -33,7 +34,11 @@ from lnb.experiments._tasks import TASKS as TASKS
 from lnb.experiments._tasks import Target as Target
 from lnb.experiments._tasks import Task as Task
 from lnb.experiments._tasks import find_task as find_task
+from lnb.experiments._training import Cost as Cost
 from lnb.experiments._training import Problem as Problem
+from lnb.experiments._training import Progress as Progress
 from lnb.experiments._training import Record as Record
+from lnb.experiments._training import Schedule as Schedule
+from lnb.experiments._training import Training as Training
 from lnb.experiments._training import prepare as prepare
 from lnb.experiments._training import train as train

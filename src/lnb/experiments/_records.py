@@ -1,4 +1,4 @@
-"""Records of runs as JSON lines: first what was run and with what, then a line for each record.
+"""Records of runs as JSON lines: what was run and with what, a line for each record, and at the end what it cost.
 
 Everything that is said about a run afterwards, in a table or a figure, is read from its file.
 """
@@ -22,7 +22,7 @@ import jax
 
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._tasks import Target
-from lnb.experiments._training import Record
+from lnb.experiments._training import Cost, Record
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "lnb")
 
@@ -41,14 +41,22 @@ class RunHeader:
     """Hyper-parameters of the optimizer."""
     seed: int
     """Of the initial weights and of the order of the examples."""
+    scale: str
+    """Name of the task's scale."""
     epochs: int
     """Passes over the training data that were asked for."""
+    evaluate_every: int
+    """Steps from one record to the next."""
+    schedule: str
+    """What the learning rate was multiplied by on the way."""
     target: Target
     """What the run is timed to."""
     comparison: str
     """The same for runs that took turns on one machine, whose timings can be compared."""
     environment: Mapping[str, Any]
     """As `describe_environment` gives it."""
+    command: str
+    """The shell command that repeats this run, alone."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class Run:
 
     header: RunHeader
     records: tuple[Record, ...]
+    cost: Cost | None = None
+    """None if the run did not come to its end."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -101,6 +111,10 @@ class RecordWriter:
         """Append a record."""
         self._write({**dataclasses.asdict(record), "finite": record.finite})
 
+    def write_cost(self, cost: Cost) -> None:
+        """Append what the run cost, which ends the file."""
+        self._write({"cost": dataclasses.asdict(cost)})
+
     def __enter__(self) -> Self:
         """The writer."""
         return self
@@ -124,7 +138,10 @@ def read_run(path: Path) -> Run:
         header, *lines = path.read_text(encoding="utf-8").splitlines()
         header = json.loads(header)
         header["target"] = Target(**header["target"])
-        return Run(RunHeader(**header), tuple(_decode(json.loads(line)) for line in lines))
+        entries = [json.loads(line) for line in lines]
+        costs = [Cost(**entry["cost"]) for entry in entries if "cost" in entry]
+        records = tuple(_decode(entry) for entry in entries if "cost" not in entry)
+        return Run(RunHeader(**header), records, costs[-1] if costs else None)
     except OSError as error:
         raise ExperimentError(f"`records` cannot be read: {path}: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:

@@ -21,7 +21,7 @@ from lnb.experiments._optimizers import OptimizerSettings
 
 PyTree = Any
 Schedule = Literal["linear", "constant"]
-"""What the learning rate is multiplied by: 1, or what falls linearly from 1 at the first step to 1 / steps at the last."""
+"""What a learning rate is multiplied by: 1, or a factor that falls linearly from 1 at the first step to 1 / steps."""
 
 
 @dataclass(frozen=True)
