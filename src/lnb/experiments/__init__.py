@@ -8,6 +8,7 @@
 Needs the extra `lnb[experiments]`.
 """
 
+from lnb.experiments._checkpoints import Checkpoints as Checkpoints
 from lnb.experiments._commands import repeat_command as repeat_command
 from lnb.experiments._errors import ExperimentError as ExperimentError
 from lnb.experiments._optimizers import LNB as LNB
@@ -25,8 +26,11 @@ from lnb.experiments._optimizers import check_optimizer as check_optimizer
 from lnb.experiments._records import RecordWriter as RecordWriter
 from lnb.experiments._records import Run as Run
 from lnb.experiments._records import RunHeader as RunHeader
+from lnb.experiments._records import check_same_settings as check_same_settings
 from lnb.experiments._records import describe_environment as describe_environment
+from lnb.experiments._records import read_begun as read_begun
 from lnb.experiments._records import read_run as read_run
+from lnb.experiments._stored import StoredRun as StoredRun
 from lnb.experiments._summary import Summary as Summary
 from lnb.experiments._summary import summarize as summarize
 from lnb.experiments._summary import timed_together as timed_together

@@ -23,7 +23,7 @@ def repeat_command(header: RunHeader) -> str:
         A line for a shell, quoted.
     """
     task = find_task(header.task)
-    optimizer = dataclasses.asdict(task.optimizers[header.optimizer])  # pyright: ignore[reportArgumentType]
+    optimizer: Any = task.optimizers[header.optimizer]
     words = ["lnb", "compare", task.name, "--optimizers", header.optimizer]
     words += _options("scale", header.scale, "cpu")
     words += _options("schedule", header.schedule, task.schedule)
@@ -31,7 +31,7 @@ def repeat_command(header: RunHeader) -> str:
     words += _options("evaluate-every", header.evaluate_every, task.evaluate_every)
     words += _options("seed", header.seed, 0)
     words += _options("task", header.task_settings, dataclasses.asdict(task.settings))
-    words += _options(header.optimizer, header.optimizer_settings, optimizer)
+    words += _options(header.optimizer, header.optimizer_settings, dataclasses.asdict(optimizer))
     return shlex.join(words)
 
 

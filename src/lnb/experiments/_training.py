@@ -166,25 +166,43 @@ class Training(Iterator[Record]):
     @property
     def progress(self) -> Progress:
         """Where the run stands. The next step takes its arrays away."""
-        self._compile()
-        assert self._progress is not None
+        if self._progress is None:
+            self._progress = self._begin()
         return self._progress
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has given its first record, or goes on from where another has."""
+        return self._has_begun
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to do."""
-        return self._progress is not None and (self._progress.step == self.steps or not math.isfinite(self._loss))
-
-    def cost(self) -> Cost:
-        """What the run asked of the machine so far."""
-        self._compile()
-        return Cost(self._compile_seconds, _step_bytes(self._step), _resident_bytes())
+        return self.progress.step == self.steps or not math.isfinite(self._loss)
 
     def resume(self, progress: Progress) -> None:
         """Go on from where an equal run stood, rather than from the initial parameters."""
-        self._compile()
+        if self._progress is None:
+            self._begin()
         self._progress, self._has_begun = progress, True
         self._batches = _batches_from(self._problem, progress.step)
+
+    def compile(self) -> None:
+        """Compile the step and warm it up, before the clock runs; the first record does so too."""
+        if self._step is not None:
+            return
+        batch, now = next(self._problem.batches(0, 0)), self.progress
+        params, state = self._shapes
+        started = time.perf_counter()
+        self._step = _compile_step(self._problem, self._neurons, self._optimizer, params, state, batch)
+        self._compile_seconds += time.perf_counter() - started
+        # The first call of a program costs more than the next ones: it is made on copies.
+        jax.block_until_ready(self._step(*jax.tree.map(jnp.copy, (now.params, now.state)), batch))
+
+    def cost(self) -> Cost:
+        """What the run asked of the machine so far."""
+        self.compile()
+        return Cost(self._compile_seconds, _step_bytes(self._step), _resident_bytes())
 
     def __next__(self) -> Record:
         """Train to the next record."""
@@ -204,29 +222,24 @@ class Training(Iterator[Record]):
         Returns:
             The record of the step that was reached; None if it has none.
         """
+        self.compile()
         step = self.progress.step
         if not self._has_begun:
+            record = self._first_record()
             self._has_begun = True
-            return self._first_record()
+            return record
         due = min(self.steps, (step // self._evaluate_every + 1) * self._evaluate_every)
         self._take_steps(due if until is None else min(due, until), stop)
         return self._record() if self.progress.step == due else None
 
-    def _compile(self) -> None:
-        """Compile the step and warm it up, before the clock runs."""
-        if self._step is not None:
-            return
+    def _begin(self) -> Progress:
         # The step gives its arguments' memory away, so each array has to be this run's own.
         initial = (self._problem.params, self._optimizer.init(self._problem.params))
         params, state = jax.tree.map(jnp.copy, initial)
-        batch = next(self._problem.batches(0, 0))
-        started = time.perf_counter()
-        self._step = _compile_step(self._problem, self._neurons, self._optimizer, params, state, batch)
-        self._compile_seconds += time.perf_counter() - started
-        self._progress = Progress(params, state, 0, 0.0, 0.0, ())
+        # What the step is compiled for, in a run that goes on as in one that starts.
+        self._shapes = jax.eval_shape(lambda *trees: trees, params, state)
         self._batches = _batches_from(self._problem, 0)
-        # The first call of a program costs more than the next ones: it is made on copies.
-        jax.block_until_ready(self._step(*jax.tree.map(jnp.copy, initial), batch))
+        return Progress(params, state, 0, 0.0, 0.0, ())
 
     def _take_steps(self, until: int, stop: Callable[[], bool]) -> None:
         params, state, step, seconds, recorded_seconds, before = self.progress
