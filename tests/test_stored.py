@@ -119,6 +119,7 @@ def test_half_a_checkpoint_is_none(tmp_path):
     again = resumed(tmp_path)
     again.close()
     assert again.training.progress.step == 10
+    assert [path.name for path in run.checkpoints.folder.iterdir()] == ["10"]
     (run.checkpoints.folder / "11").mkdir()  # no checkpoint: it cannot be read, and that is said
     shutil.rmtree(whole)
     with pytest.raises(ex.ExperimentError, match="`output` cannot be read"):

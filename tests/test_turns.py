@@ -123,6 +123,21 @@ def test_a_resume_with_nothing_to_go_on_from_starts_from_the_beginning(tmp_path,
     assert files == {name: (tmp_path / f"digits/{name}.jsonl").read_bytes() for name in OPTIMIZERS}
 
 
+def test_profiles_are_of_steps_that_no_record_counts(tmp_path, capsys):
+    for more in ([], ["--profile"]):
+        options = ["--optimizers", "adam", "--epochs", "1", "--output", tmp_path / str(len(more)), *more]
+        assert lnb("compare", "digits", "--task.hidden", "8", *options) == 0
+    folder = tmp_path / "1/digits/adam.profile"
+    assert f"profile  {folder} (10 further steps, in no record)" in capsys.readouterr().out
+    assert list(folder.rglob("*.xplane.pb"))
+    plain, profiled = (ex.read_run(tmp_path / f"{number}/digits/adam.jsonl").records for number in (0, 1))
+    assert list(map(untimed, plain)) == list(map(untimed, profiled))
+    (tmp_path / "2/digits").mkdir(parents=True)
+    (tmp_path / "2/digits/adam.profile").write_text("a file in the way")
+    assert lnb("compare", "digits", *options, "--output", tmp_path / "2") == 2
+    assert "adam.profile: File exists" in capsys.readouterr().err
+
+
 def test_a_run_that_fails_leaves_the_others_their_records(tmp_path, capsys, monkeypatch):
     advance = ex.Training.advance
 

@@ -17,6 +17,8 @@ from lnb._display import Display
 from lnb._terminal import console as standard_output
 from lnb._turns import Turns
 
+_PROFILED = 10  # steps, in which every statistic that is renewed now and then has its turn
+
 
 def compare(arguments: Sequence[str]) -> None:
     """Carry the command out.
@@ -41,13 +43,13 @@ def compare(arguments: Sequence[str]) -> None:
         if name not in begun or begun[name].cost is None
     }
     total = asked.epochs * problem.steps_per_epoch
-    notes = [f"{name} is complete: it is not run again." for name in names if name not in going]
+    notes = [_leave(folder / f"{name}.jsonl", name) for name in names if name not in going]
     try:
         notes += [_open(run, headers[name], begun.get(name), asked.resume) for name, run in going.items()]
         console.print(f"{task.name}: {task.summary}. Seed {asked.seed}, up to {total:,} steps.", highlight=False)
         for note in filter(None, notes):
             console.print(note, highlight=False, soft_wrap=True)
-        failures, has_ended = _train(console, task, going, total)
+        failures, has_ended = _train(console, task, going, total, _PROFILED if asked.profile else 0)
     finally:
         for run in going.values():
             run.close()
@@ -105,8 +107,14 @@ def _open(run: ex.StoredRun, header: ex.RunHeader, begun: ex.Run | None, is_resu
     return f"{name} goes on from step {run.training.progress.step:,}.{other}"
 
 
+def _leave(path: Path, name: str) -> str:
+    """Leave a run that is complete as it is; what is to be said about that."""
+    ex.Checkpoints.beside(path).remove()  # it may have been killed between its last line and this
+    return f"{name} is complete: it is not run again."
+
+
 def _train(
-    console: Console, task: ex.Task, going: dict[str, ex.StoredRun], total: int
+    console: Console, task: ex.Task, going: dict[str, ex.StoredRun], total: int, profiled: int
 ) -> tuple[Mapping[str, str], bool]:
     """What went wrong, by the name of the run, and whether all have ended."""
     if not going:
@@ -114,4 +122,8 @@ def _train(
     with Display(console, list(going), total) as display:
         turns = Turns(task, going, display)
         turns.compile()
+        for profile in turns.profile(profiled) if profiled else ():
+            console.print(
+                f"profile  {profile} ({profiled} further steps, in no record)", highlight=False, soft_wrap=True
+            )
         return turns.failures, turns.take()

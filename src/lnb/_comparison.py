@@ -38,6 +38,8 @@ class Comparison:
     """Steps from one checkpoint of each run to the next. Ctrl-C saves one in any case."""
     resume: bool
     """Go on where an equal comparison was cut short, from the newest checkpoint of each run."""
+    profile: bool
+    """Write JAX's profile of some further steps of each run, taken on copies, which no record and no time counts."""
 
 
 def parse(task: ex.Task, arguments: Sequence[str]) -> Any:
@@ -59,6 +61,7 @@ def parse(task: ex.Task, arguments: Sequence[str]) -> Any:
         output=Path("lnb-results"),
         checkpoint_every=None,
         resume=False,
+        profile=False,
     )
     return tyro.cli(
         asked,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -33,6 +34,14 @@ class Turns:
         for name in list(self._going):
             with self._failing_alone(name):
                 self._going[name].training.compile()
+
+    def profile(self, steps: int) -> list[Path]:
+        """Profile so many steps of every run; where the profiles are."""
+        folders: list[Path] = []
+        for name in list(self._going):
+            with self._failing_alone(name):
+                folders.append(self._going[name].profile(steps))
+        return folders
 
     def take(self) -> bool:
         """Train until every run has ended, or Ctrl-C, upon which a checkpoint of each that is still going is saved.

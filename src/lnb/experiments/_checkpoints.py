@@ -32,6 +32,11 @@ class Checkpoints:
         self._opened: Any = None
         self._saved: int | None = None
 
+    @classmethod
+    def beside(cls, path: Path) -> Checkpoints:
+        """Those of the run whose records are at `path`: `NAME.checkpoint` for `NAME.jsonl`."""
+        return cls(path.with_suffix(".checkpoint"))
+
     def create(self) -> None:
         """Make the folder, empty."""
         self.remove()
@@ -106,7 +111,9 @@ class Checkpoints:
             import orbax.checkpoint as ocp  # half a second, which commands without checkpoints do without
 
             # A save returns when it is done: a run saves between two steps, with the clock stopped.
-            options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            )
             self._opened = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._opened
 

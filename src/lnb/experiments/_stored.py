@@ -31,7 +31,7 @@ class StoredRun:
             raise ExperimentError(f"`checkpoint_every` must be at least 1, got {checkpoint_every}.")
         self.training = training
         self.path = path
-        self.checkpoints = Checkpoints(path.with_suffix(".checkpoint"))
+        self.checkpoints = Checkpoints.beside(path)
         self._every = checkpoint_every
         self._writer: RecordWriter | None = None
 
@@ -87,6 +87,16 @@ class StoredRun:
             if self._every is not None and self.training.progress.step % self._every == 0:
                 self.save()
         return record
+
+    def profile(self, steps: int) -> Path:
+        """Write a trace of so many further steps, taken on copies, to the folder `NAME.profile`; that folder."""
+        folder = self.path.with_suffix(".profile")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExperimentError(f"`output` cannot be written: {folder}: {error.strerror}.") from error
+        self.training.profile(folder, steps)
+        return folder
 
     def save(self) -> None:
         """Save a checkpoint of where the run stands, if it has begun and is not over."""

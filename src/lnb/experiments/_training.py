@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -191,13 +192,13 @@ class Training(Iterator[Record]):
         """Compile the step and warm it up, before the clock runs; the first record does so too."""
         if self._step is not None:
             return
-        batch, now = next(self._problem.batches(0, 0)), self.progress
+        copies, batch = self._copied(), next(self._problem.batches(0, 0))
         params, state = self._shapes
         started = time.perf_counter()
         self._step = _compile_step(self._problem, self._neurons, self._optimizer, params, state, batch)
         self._compile_seconds += time.perf_counter() - started
         # The first call of a program costs more than the next ones: it is made on copies.
-        jax.block_until_ready(self._step(*jax.tree.map(jnp.copy, (now.params, now.state)), batch))
+        jax.block_until_ready(self._step(copies.params, copies.state, batch))
 
     def cost(self) -> Cost:
         """What the run asked of the machine so far."""
@@ -231,6 +232,27 @@ class Training(Iterator[Record]):
         due = min(self.steps, (step // self._evaluate_every + 1) * self._evaluate_every)
         self._take_steps(due if until is None else min(due, until), stop)
         return self._record() if self.progress.step == due else None
+
+    def profile(self, folder: Path, steps: int) -> None:
+        """Write a trace of so many further steps, taken on copies: the run and its records know nothing of them.
+
+        Args:
+            folder: for JAX's profiler, which adds to what is there.
+            steps: how many to trace, compilation left out.
+        """
+        self.compile()
+        params, state, step, *_ = self._copied()
+        batches = _batches_from(self._problem, step)
+        with jax.profiler.trace(folder):
+            for number in range(step, step + steps):
+                with jax.profiler.StepTraceAnnotation("step", step_num=number):
+                    params, state, _ = self._step(params, state, next(batches))
+            jax.block_until_ready(params)
+
+    def _copied(self) -> Progress:
+        """Where the run stands, with arrays that a step may take without harm to the run."""
+        params, state = jax.tree.map(jnp.copy, (self.progress.params, self.progress.state))
+        return self.progress._replace(params=params, state=state)
 
     def _begin(self) -> Progress:
         # The step gives its arguments' memory away, so each array has to be this run's own.
