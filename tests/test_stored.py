@@ -172,7 +172,7 @@ def test_settings_that_differ_are_named():
 def test_files_that_cannot_be_written_show_before_the_first_step(tmp_path):
     (tmp_path / "adam.checkpoint").write_text("a file in the way")
     with pytest.raises(ex.ExperimentError, match=r"`output` cannot be written: .*adam.checkpoint: File exists"):
-        started(tmp_path, checkpoint_every=5)
+        started(tmp_path)
     assert not (tmp_path / "adam.jsonl").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full/adam.jsonl").symlink_to("/dev/full")

@@ -37,10 +37,7 @@ class StoredRun:
 
     def start(self, header: RunHeader) -> None:
         """Start from the beginning; what an earlier run left is replaced."""
-        if self._every is None:
-            self.checkpoints.remove()
-        else:
-            self.checkpoints.create()
+        self.checkpoints.create()
         self._writer = RecordWriter(self.path, header)
 
     def resume(self, begun: Run) -> bool:
