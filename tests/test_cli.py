@@ -2,8 +2,10 @@
 
 import json
 import re
+import shlex
 
 import pytest
+from test_experiments import untimed
 
 from lnb import _cli
 from lnb import experiments as ex
@@ -34,6 +36,7 @@ def test_compare_leaves_table_records_and_plot(tmp_path, capsys):
     ]
     for column in ("final loss", "test accuracy", "steps to target", "seconds to target", "ms/step", "ratio to adam"):
         assert column in out
+    assert all(column in out for column in ("compile s", "step MB", "Peak resident memory of the process"))
     assert str(folder / "comparison.png") in out.splitlines()[-1]
     assert "\x1b" not in out  # no bars or colours where nobody watches
     runs = [ex.read_run(path) for path in sorted(folder.glob("*.jsonl"))]
@@ -62,6 +65,19 @@ def test_every_hyper_parameter_can_be_set(tmp_path):
     assert {run["seed"] for run in (adam, boosting, cholesky)} == {3}
     assert adam["task_settings"]["hidden"] == [8, 9]
     assert [record.step for record in ex.read_run(tmp_path / "digits/adam.jsonl").records] == [0, 7, 14, 15]
+
+
+def test_the_command_in_a_header_repeats_the_run(tmp_path):
+    options = ["--optimizers", "adam", "sgd", "--sgd.nesterov", "--sgd.clip-norm", "2.0", "--schedule", "linear"]
+    assert lnb("compare", "digits", *SMALL_DIGITS, *options, "--learning-rate", "sgd=0.02", "--output", tmp_path) == 0
+    run = ex.read_run(tmp_path / "digits/sgd.jsonl")
+    command, *arguments = shlex.split(run.header.command)
+    assert command == "lnb"
+    assert lnb(*arguments, "--output", tmp_path / "again") == 0
+    again = ex.read_run(tmp_path / "again/digits/sgd.jsonl")
+    assert again.header.command == run.header.command
+    assert list(map(untimed, again.records)) == list(map(untimed, run.records))
+    assert run.cost is not None
 
 
 def test_a_run_stops_at_the_target(tmp_path, capsys):
@@ -136,8 +152,10 @@ def test_help_of_a_task_lists_its_options(capsys):
         (["compare", "digits", "--lnb.ridge", "-1"], "`ridge`"),
         (["compare", "digits", "--lnb.steps", "0"], "`steps`"),
         (["compare", "digits", "--epochs", "0"], "`epochs`"),
+        (["compare", "digits", "--checkpoint-every", "0"], "`checkpoint_every` must be at least 1, got 0"),
         (["compare", "digits", "--task.batch-size", "0"], "`batch_size`"),
         (["compare", "digits", "--output", "/dev/null/here"], "`output` cannot be written"),
+        (["compare", "digits", "--checkpoint-every", "5", "--output", "/dev/null/here"], "`output` cannot be written"),
         (["plot", "/dev/null"], "`records` must be files that `lnb compare` wrote"),
         (["plot", "/nowhere.jsonl"], "`records` cannot be read"),
     ],

@@ -61,7 +61,7 @@ def test_runs_start_alike_and_see_the_same_batches():
     firsts = [next(ex.train(problem, s, epochs=1, evaluate_every=5)) for s in (ex.Adam(), ex.LNB(), ex.LNBCholesky())]
     assert firsts[0] == firsts[1] == firsts[2]
     for epoch in range(2):
-        for one, other in zip(problem.batches(epoch), problem.batches(epoch), strict=True):
+        for one, other in zip(problem.batches(epoch, 0), problem.batches(epoch, 0), strict=True):
             jax.tree.map(np.testing.assert_array_equal, one, other)
     # A run leaves the initial weights alone, so that the next one gives the same records.
     runs = [list(map(untimed, ex.train(problem, ex.LNB(), epochs=1, evaluate_every=5))) for _ in range(2)]
@@ -73,12 +73,12 @@ def test_seeds_change_weights_and_order():
     problems = [task.build(task.settings, seed) for seed in (0, 1)]
     weights = [np.asarray(jax.tree.leaves(problem.params)[0]) for problem in problems]
     assert not np.array_equal(*weights)
-    labels = [np.asarray(next(problem.batches(0)).labels) for problem in problems]
+    labels = [np.asarray(next(problem.batches(0, 0)).labels) for problem in problems]
     assert not np.array_equal(*labels)
 
 
 def test_inverted_pixels_are_the_same_images():
-    batches = [next(small(name)[1].batches(0)) for name in ("digits", "digits-inverted")]
+    batches = [next(small(name)[1].batches(0, 0)) for name in ("digits", "digits-inverted")]
     np.testing.assert_allclose(batches[0].images, 1 - batches[1].images)
     np.testing.assert_array_equal(batches[0].labels, batches[1].labels)
 
@@ -117,6 +117,62 @@ def test_batches_visit_every_example_once_an_epoch():
     assert batches.steps_per_epoch == 3
     assert len(seen) == len(set(seen.tolist())) == 9
     assert not np.array_equal(seen, np.concatenate(list(batches.epoch(1))))
+
+
+@pytest.mark.parametrize("name", LOCAL_TASKS)
+def test_batches_go_on_from_any_of_them(name):
+    _, problem = small(name)
+    every = list(problem.batches(1, 0))
+    assert len(every) == problem.steps_per_epoch
+    for start in (0, 1, len(every) - 1, len(every)):
+        rest = list(problem.batches(1, start))
+        jax.tree.map(np.testing.assert_array_equal, rest, every[start:])
+
+
+def test_the_schedule_falls_from_one_to_one_over_the_steps():
+    _, problem = small("digits")
+    steps = problem.steps_per_epoch
+    runs = {
+        schedule: ex.train(problem, ex.SGD(momentum=0.0), epochs=1, evaluate_every=1, schedule=schedule)
+        for schedule in ("constant", "linear")
+    }
+    for run in runs.values():
+        next(run)
+    updates = []
+    for step in range(steps):
+        # Both take this step from the same parameters: the constant run is set to where the linear one stands.
+        before = runs["linear"].progress
+        weights = np.asarray(before.params[0].weight)
+        runs["constant"].resume(
+            runs["constant"].progress._replace(params=jax.tree.map(jnp.copy, before.params), step=step)
+        )
+        for run in runs.values():
+            run.advance()
+        updates.append([np.asarray(run.progress.params[0].weight) - weights for run in runs.values()])
+    for step, (constant, linear) in enumerate(updates):
+        np.testing.assert_allclose(linear, constant * (1 - step / steps), atol=1e-7)
+    with pytest.raises(ex.ExperimentError, match="`schedule` must be linear or constant, got 'cosine'"):
+        ex.train(problem, ex.SGD(), epochs=1, evaluate_every=1, schedule="cosine")
+
+
+def test_a_command_repeats_a_run():
+    header = header_of(ex.find_task("digits"), "lnb")
+    assert ex.repeat_command(header) == "lnb compare digits --optimizers lnb --epochs 1"
+    changed = dataclasses.replace(
+        header,
+        task_settings={**header.task_settings, "hidden": (8, 9)},
+        optimizer_settings={**header.optimizer_settings, "clip_norm": None, "ridge": 1e-6, "step": "polyak"},
+        seed=3,
+        evaluate_every=7,
+        schedule="linear",
+    )
+    assert ex.repeat_command(changed) == (
+        "lnb compare digits --optimizers lnb --schedule linear --epochs 1 --evaluate-every 7 --seed 3 "
+        "--task.hidden 8 9 --lnb.ridge 1e-06 --lnb.step polyak --lnb.clip-norm None"
+    )
+    nesterov = header_of(ex.find_task("digits"), "sgd")
+    nesterov = dataclasses.replace(nesterov, optimizer_settings={**nesterov.optimizer_settings, "nesterov": True})
+    assert ex.repeat_command(nesterov).endswith(" --sgd.nesterov")
 
 
 @pytest.mark.parametrize(
@@ -174,10 +230,14 @@ def header_of(task, optimizer):
         task_settings=dataclasses.asdict(task.settings),
         optimizer_settings=dataclasses.asdict(task.optimizers[optimizer]),
         seed=0,
+        scale="cpu",
         epochs=1,
+        evaluate_every=5,
+        schedule="constant",
         target=task.target,
         comparison="one",
         environment=ex.describe_environment(),
+        command="",
     )
 
 
@@ -191,11 +251,14 @@ def test_records_come_back_as_they_were_written(tmp_path):
         for count, record in enumerate(records, start=2):
             writer.write(record)
             assert len(path.read_text().splitlines()) == count  # a run that is cut short leaves what it had
+        assert ex.read_run(path).cost is None
+        writer.write_cost(ex.Cost(1.5, None, 3))
     run = ex.read_run(path)
     assert list(run.records) == records
+    assert run.cost == ex.Cost(1.5, None, 3)
     assert run.header.target == task.target
     assert set(run.header.environment["versions"]) == {"python", "jax", "jaxlib", "optax", "numpy", "lnb"}
-    assert [json.loads(line).get("finite") for line in path.read_text().splitlines()] == [None, True, True, False]
+    assert [json.loads(line).get("finite") for line in path.read_text().splitlines()] == [None, True, True, False, None]
 
 
 def test_records_that_cannot_be_written_or_read(tmp_path):

@@ -10,6 +10,15 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 FILES = sorted((SOURCE / "lnb").rglob("*.py"))
+COMMAND = {
+    "lnb._cli",
+    "lnb._closing",
+    "lnb._compare_command",
+    "lnb._comparison",
+    "lnb._display",
+    "lnb._terminal",
+    "lnb._turns",
+}
 CORE_PACKAGES = {"jax", "optax", "numpy", "lnb", *sys.stdlib_module_names}
 
 
@@ -22,7 +31,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def is_core(name: str) -> bool:
-    return not name.startswith(("lnb.experiments", "lnb._cli", "lnb._plots"))
+    return not name.startswith("lnb.experiments") and name not in COMMAND | {"lnb._plots"}
 
 
 def statements(tree: ast.AST) -> Iterator[ast.AST]:
@@ -83,8 +92,7 @@ def test_private_jax_is_left_alone(name):
     ("package", "owners"),
     [
         ("matplotlib", {"lnb._plots"}),
-        ("rich", {"lnb._cli"}),
-        ("tyro", {"lnb._cli"}),
+        ("orbax", {"lnb.experiments._checkpoints"}),
         ("lnb._cli", set()),
     ],
 )
@@ -95,7 +103,20 @@ def test_heavy_libraries_have_one_user(package, owners):
     assert users == owners
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "lnb._cli"])
+@pytest.mark.parametrize("package", ["rich", "tyro"])
+def test_the_terminal_is_the_commands_alone(package):
+    assert {name for name in MODULES if any(other.startswith(package) for other in imported(name))} <= COMMAND
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "orbax"])
+def test_what_takes_long_to_load_is_loaded_when_it_is_needed(package):
+    loaded = {name: imported(name, anywhere=False) for name in MODULES}
+    loading = {name for name, others in loaded.items() if any(other.startswith(package) for other in others)}
+    assert loading <= {"lnb._plots"}
+    assert not any(other.startswith("lnb._plots") for others in loaded.values() for other in others)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in COMMAND])
 def test_only_the_command_line_prints(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]

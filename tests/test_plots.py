@@ -21,10 +21,14 @@ def run(optimizer="lnb", task="digits", losses=(2.0, 0.5, 0.01), accuracies=(0.1
         task_settings={},
         optimizer_settings={"learning_rate": rate},
         seed=0,
+        scale="cpu",
         epochs=2,
+        evaluate_every=5,
+        schedule="constant",
         target=ex.Target(named, 0.97 if accuracies else 0.05, at_least=bool(accuracies)),
         comparison="one",
         environment={},
+        command="",
     )
     return ex.Run(header, records)
 

@@ -8,6 +8,8 @@
 Needs the extra `lnb[experiments]`.
 """
 
+from lnb.experiments._checkpoints import Checkpoints as Checkpoints
+from lnb.experiments._commands import repeat_command as repeat_command
 from lnb.experiments._errors import ExperimentError as ExperimentError
 from lnb.experiments._optimizers import LNB as LNB
 from lnb.experiments._optimizers import OPTIMIZERS as OPTIMIZERS
@@ -24,8 +26,11 @@ from lnb.experiments._optimizers import check_optimizer as check_optimizer
 from lnb.experiments._records import RecordWriter as RecordWriter
 from lnb.experiments._records import Run as Run
 from lnb.experiments._records import RunHeader as RunHeader
+from lnb.experiments._records import check_same_settings as check_same_settings
 from lnb.experiments._records import describe_environment as describe_environment
+from lnb.experiments._records import read_begun as read_begun
 from lnb.experiments._records import read_run as read_run
+from lnb.experiments._stored import StoredRun as StoredRun
 from lnb.experiments._summary import Summary as Summary
 from lnb.experiments._summary import summarize as summarize
 from lnb.experiments._summary import timed_together as timed_together
@@ -33,7 +38,11 @@ from lnb.experiments._tasks import TASKS as TASKS
 from lnb.experiments._tasks import Target as Target
 from lnb.experiments._tasks import Task as Task
 from lnb.experiments._tasks import find_task as find_task
+from lnb.experiments._training import Cost as Cost
 from lnb.experiments._training import Problem as Problem
+from lnb.experiments._training import Progress as Progress
 from lnb.experiments._training import Record as Record
+from lnb.experiments._training import Schedule as Schedule
+from lnb.experiments._training import Training as Training
 from lnb.experiments._training import prepare as prepare
 from lnb.experiments._training import train as train

@@ -31,11 +31,11 @@ class ShuffledBatches:
         """Batches in an epoch."""
         return _count(self.examples) // self.batch_size
 
-    def epoch(self, index: int) -> Iterator[PyTree]:
-        """The batches of an epoch; a remainder too small for a batch is left out."""
+    def epoch(self, index: int, start: int = 0) -> Iterator[PyTree]:
+        """The batches of an epoch from the `start`-th on; a remainder too small for a batch is left out."""
         order = np.random.default_rng((self.seed, index)).permutation(_count(self.examples))
-        for start in range(0, self.steps_per_epoch * self.batch_size, self.batch_size):
-            yield _take(self.examples, order[start : start + self.batch_size])
+        for batch in range(start, self.steps_per_epoch):
+            yield _take(self.examples, order[batch * self.batch_size : (batch + 1) * self.batch_size])
 
 
 def shuffled_batches(examples: PyTree, batch_size: int, seed: int) -> ShuffledBatches:

@@ -1,10 +1,11 @@
-"""Records of runs as JSON lines: first what was run and with what, then a line for each record.
+"""Records of runs as JSON lines: what was run and with what, a line for each record, and at the end what it cost.
 
 Everything that is said about a run afterwards, in a table or a figure, is read from its file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -13,16 +14,16 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import jax
 
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._tasks import Target
-from lnb.experiments._training import Record
+from lnb.experiments._training import Cost, Record
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "lnb")
 
@@ -41,14 +42,22 @@ class RunHeader:
     """Hyper-parameters of the optimizer."""
     seed: int
     """Of the initial weights and of the order of the examples."""
+    scale: str
+    """Name of the task's scale."""
     epochs: int
     """Passes over the training data that were asked for."""
+    evaluate_every: int
+    """Steps from one record to the next."""
+    schedule: str
+    """What the learning rate was multiplied by on the way."""
     target: Target
     """What the run is timed to."""
     comparison: str
     """The same for runs that took turns on one machine, whose timings can be compared."""
     environment: Mapping[str, Any]
     """As `describe_environment` gives it."""
+    command: str
+    """The shell command that repeats this run, alone."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Run:
 
     header: RunHeader
     records: tuple[Record, ...]
+    cost: Cost | None = None
+    """None if the run did not come to its end."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -84,22 +95,48 @@ def describe_environment() -> dict[str, Any]:
 class RecordWriter:
     """Writes a run's file line by line, so that a run that is cut short leaves what it had.
 
+    Args:
+        path: of the file.
+        header: of a run that starts; what is there is replaced.
+        step: in place of a header, the step that a run goes on from: what was written of later ones is cut off.
+
     Raises:
         ExperimentError: the file cannot be written, which shows before the first step.
     """
 
-    def __init__(self, path: Path, header: RunHeader) -> None:
+    def __init__(self, path: Path, header: RunHeader | None = None, step: int = -1) -> None:
         self.path = path
-        try:
+        self._records, self._step = 0, 0
+        with self._told():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = path.open("w", encoding="utf-8")
-        except OSError as error:
-            raise ExperimentError(f"`output` cannot be written: {path}: {error.strerror}.") from error
-        self._write(dataclasses.asdict(header))
+            # Without a buffer: a line that does not fit on the disk is known when it is written.
+            self._file = path.open("r+b" if header is None else "wb", buffering=0)
+        try:
+            if header is None:
+                self._cut(step)
+            else:
+                self._write(dataclasses.asdict(header))
+        except ExperimentError:
+            self._file.close()
+            raise
 
     def write(self, record: Record) -> None:
         """Append a record."""
         self._write({**dataclasses.asdict(record), "finite": record.finite})
+        self._records, self._step = self._records + 1, record.step
+
+    def write_cost(self, cost: Cost) -> None:
+        """Append what the run cost, which ends the file."""
+        self._write({"cost": dataclasses.asdict(cost)})
+
+    def sync(self) -> None:
+        """Have the records on the disk, before a checkpoint is there that counts on them."""
+        with self._told():
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def __enter__(self) -> Self:
         """The writer."""
@@ -107,28 +144,96 @@ class RecordWriter:
 
     def __exit__(self, *raised: object) -> None:
         """Close the file."""
-        self._file.close()
+        self.close()
+
+    def _cut(self, step: int) -> None:
+        header, *lines = _whole_lines(self._file.read())
+        kept = [line for line in lines if json.loads(line).get("step", math.inf) <= step]
+        with self._told():
+            self._file.truncate(len(header) + sum(map(len, kept)))
+            self._file.seek(0, os.SEEK_END)
+        self._records, self._step = len(kept), step
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(_encode(line), allow_nan=False) + "\n")
-        self._file.flush()
+        rest = (json.dumps(_encode(line), allow_nan=False) + "\n").encode()
+        whole = self._file.tell()
+        try:
+            with self._told():
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except ExperimentError:
+            with contextlib.suppress(OSError):  # a device has no end to cut off
+                self._file.truncate(whole)
+            raise
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell of what goes wrong in the words of an experiment."""
+        try:
+            yield
+        except OSError as error:
+            kept = f" Kept are {self._records} records, to step {self._step}." if self._records else ""
+            raise ExperimentError(f"`output` cannot be written: {self.path}: {error.strerror}.{kept}") from error
 
 
 def read_run(path: Path) -> Run:
-    """The run whose records are at `path`.
+    """The run whose records are at `path`; a last line that was not written to its end is not part of it.
 
     Raises:
         ExperimentError: the file cannot be read, or is not one that `RecordWriter` wrote.
     """
     try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines()
-        header = json.loads(header)
+        header, *lines = map(json.loads, _whole_lines(path.read_bytes()))
         header["target"] = Target(**header["target"])
-        return Run(RunHeader(**header), tuple(_decode(json.loads(line)) for line in lines))
+        costs = [Cost(**line["cost"]) for line in lines if "cost" in line]
+        records = tuple(_decode(line) for line in lines if "cost" not in line)
+        return Run(RunHeader(**header), records, costs[-1] if costs else None)
     except OSError as error:
         raise ExperimentError(f"`records` cannot be read: {path}: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise ExperimentError(f"`records` must be files that `lnb compare` wrote; {path} is not one.") from error
+
+
+def read_begun(path: Path) -> Run | None:
+    """The run that was begun at `path`; None if none was, or its process ended before the header was whole.
+
+    Raises:
+        ExperimentError: as `read_run`.
+    """
+    if not path.exists() or (path.is_file() and not _whole_lines(path.read_bytes())):
+        return None
+    return read_run(path)
+
+
+def check_same_settings(begun: RunHeader, asked: RunHeader) -> None:
+    """That a run which is to go on is asked for with the settings it was begun with.
+
+    Raises:
+        ExperimentError: it is not; the message names every setting that differs.
+    """
+    before, now = (dict(_settings(header)) for header in (begun, asked))
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing:
+        pairs = "; ".join(f"`{name}` was {before.get(name)}, asked is {now.get(name)}" for name in differing)
+        raise ExperimentError(
+            f"`resume` goes on with the settings that {begun.optimizer} was begun with: {pairs}. "
+            "Give the same, or start again without `--resume`."
+        )
+
+
+def _settings(header: RunHeader) -> Iterator[tuple[str, Any]]:
+    """What determines the records, by the names of the command's options, as JSON has it."""
+    line = json.loads(json.dumps(_encode(dataclasses.asdict(header))))
+    for name in ("task", "optimizer", "scale", "schedule", "epochs", "evaluate_every", "seed", "target"):
+        yield name, line[name]
+    for group, name in (("task", "task_settings"), (header.optimizer, "optimizer_settings")):
+        for key, value in line[name].items():
+            yield f"{group}.{key}", value
+
+
+def _whole_lines(text: bytes) -> list[bytes]:
+    """The lines that were written to their end."""
+    return [line for line in text.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _encode(value: Any) -> Any:

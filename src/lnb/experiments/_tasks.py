@@ -37,7 +37,7 @@ from lnb.experiments._optimizers import (
     Muon,
     OptimizerSettings,
 )
-from lnb.experiments._training import Problem
+from lnb.experiments._training import Problem, Schedule
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class Task:
     """Whether a run ends once it has reached the target."""
     optimizers: Mapping[str, OptimizerSettings]
     """What each optimizer starts from."""
+    schedule: Schedule = "constant"
+    """What the learning rate is multiplied by on the way."""
 
 
 def _started_from(**tuned: OptimizerSettings) -> Mapping[str, OptimizerSettings]:

@@ -1,0 +1,51 @@
+"""The shell command that repeats a run, spelled from the run's header."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from lnb.experiments._records import RunHeader
+from lnb.experiments._tasks import find_task
+
+
+def repeat_command(header: RunHeader) -> str:
+    """The command that repeats a run alone: the task, the optimizer, and whatever differs from their defaults.
+
+    Where the records go and how often a checkpoint is saved change nothing about a run and are left out.
+
+    Args:
+        header: of the run; its `command` is not looked at.
+
+    Returns:
+        A line for a shell, quoted.
+    """
+    task = find_task(header.task)
+    optimizer: Any = task.optimizers[header.optimizer]
+    words = ["lnb", "compare", task.name, "--optimizers", header.optimizer]
+    words += _options("scale", header.scale, "cpu")
+    words += _options("schedule", header.schedule, task.schedule)
+    words += _options("epochs", header.epochs, task.epochs)
+    words += _options("evaluate-every", header.evaluate_every, task.evaluate_every)
+    words += _options("seed", header.seed, 0)
+    words += _options("task", header.task_settings, dataclasses.asdict(task.settings))
+    words += _options(header.optimizer, header.optimizer_settings, dataclasses.asdict(optimizer))
+    return shlex.join(words)
+
+
+def _options(name: str, value: Any, default: Any) -> Iterator[str]:
+    """The words that set an option, or each one below it; none where the value is the default."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _options(f"{name}.{key.replace('_', '-')}", entry, default[key])
+    elif isinstance(value, bool):
+        if value != default:
+            group, _, last = name.rpartition(".")
+            yield f"--{name}" if value else "--" + f"{group}.no-{last}".lstrip(".")
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        if list(value) != list(default):
+            yield from (f"--{name}", *map(str, value))
+    elif value != default:
+        yield from (f"--{name}", str(value))
