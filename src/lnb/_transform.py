@@ -16,8 +16,9 @@ from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
 from lnb._neurons import Features, Neurons
 from lnb._solvers import auto
+from lnb._spectral import spectral_step, unit_step
 
-Step = Literal["norm", "polyak"]
+Step = Literal["norm", "polyak", "spectral"]
 
 
 class LNBState(NamedTuple):
@@ -51,8 +52,11 @@ def scale_by_lnb(
             default `auto()`. Weights used as W and as W^T are solved exactly with a solver's settings, and neurons
             kept as their equations by `CG` with its ridge.
         min_norm: lower bound on sqrt(z).
-        step: "norm" as above, or "polyak", whose length takes a loss with minimum 0 there if it were linear:
-            update = theta loss / z (Polyak, 1987). `update` then takes `value=loss` too.
+        step: "norm" as above; "polyak", whose length takes a loss with minimum 0 there if it were linear:
+            update = theta loss / z (Polyak, 1987), for which `update` takes `value=loss` too; or "spectral", the
+            steepest step that changes each neuron's output by at most 1 along any direction, rather than all outputs
+            by 1 together: theta (theta^T M theta)^-1/2 for each neuron (neurons that read the same features are one).
+            It has no use for `min_norm`.
 
     Returns:
         A transformation whose `update(grads, state, params, features=features)` takes the features from
@@ -83,7 +87,8 @@ def lnb(
 
     Args:
         neurons: from `lnb.find_neurons`.
-        learning_rate: sqrt(epsilon), the length of a step in function space, or a schedule of it.
+        learning_rate: sqrt(epsilon), the length of a step in function space, or a schedule of it. With
+            `step="spectral"` it is the length along each direction of the output, and about a tenth of that.
         solver: as in `scale_by_lnb`.
         gradient_decay: of the moving average of the gradient, corrected for its start at zero; 0 for none.
         weight_decay: rho of Algorithm 2; the parameters shrink by learning_rate * weight_decay a step.
@@ -150,8 +155,8 @@ def _scale_by_lnb(
 ) -> optax.GradientTransformationExtraArgs:
     if not isinstance(neurons, Neurons):
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
-    if step not in ("norm", "polyak"):
-        raise ValueError(f"`step` must be 'norm' or 'polyak', got {step!r}.")
+    if step not in ("norm", "polyak", "spectral"):
+        raise ValueError(f"`step` must be 'norm', 'polyak' or 'spectral', got {step!r}.")
     _check_number("min_norm", min_norm, 0, float("inf"))
     blocks = plan_blocks(neurons, solver)
 
@@ -175,7 +180,9 @@ def _scale_by_lnb(
         neurons.check_features(features)
         assert features is not None
         leaves, treedef = jax.tree.flatten(updates)
-        directions, moved = _solve(neurons, blocks, leaves, features, state, finite)
+        directions, moved = _solve(neurons, blocks, leaves, features, state, finite, step == "spectral")
+        if step == "spectral":
+            return jax.tree.unflatten(treedef, directions), moved
         dtype = statistics_dtype(*(direction.dtype for direction in directions))
         pairs = zip(directions, leaves, strict=True)
         squared = reduce(jnp.add, [jnp.vdot(d.astype(dtype), g.astype(dtype)) for d, g in pairs])
@@ -196,13 +203,24 @@ def _solve(
     features: Features,
     state: LNBState,
     finite: Array | bool,
+    is_spectral: bool,
 ) -> tuple[list[Array], LNBState]:
-    """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave."""
-    parts = [neuron.unpack_leaves(neuron.pack_leaves(gradients)) for neuron in neurons if neuron.features is None]
+    """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave.
+
+    With `is_spectral` each neuron's is scaled to its own step already.
+    """
+    parts = []
+    for neuron in neurons:
+        if neuron.features is None:
+            packed = neuron.pack_leaves(gradients)
+            parts.append(neuron.unpack_leaves(unit_step(packed, packed) if is_spectral else packed))
     statistics, memory = [], []
     for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
         renewed = block.renew(features, old, state.step, finite)
-        direction, kept = block.solve(features, renewed, state.step, block.pack(gradients), remembered)
+        gradient = block.pack(gradients)
+        direction, kept = block.solve(features, renewed, state.step, gradient, remembered)
+        if is_spectral:
+            direction = spectral_step(direction, gradient)
         statistics.append(renewed)
         memory.append(kept)
         parts += block.unpack(direction)
@@ -212,7 +230,8 @@ def _solve(
             before = directions[leaf]
             directions[leaf] = piece if before is None else before + piece
     moved = LNBState(state.step + 1, tuple(statistics), tuple(memory))
-    return neurons.fill_uncovered(directions, gradients), moved
+    uncovered = [unit_step(gradient, gradient) for gradient in gradients] if is_spectral else gradients
+    return neurons.fill_uncovered(directions, uncovered), moved
 
 
 def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:

@@ -1,0 +1,80 @@
+"""The steepest step whose longest change of a neuron's output is bounded, in place of its mean one.
+
+A neuron's change dW moves its output by dW^T x. Its mean squared length over the samples is the metric's <dW, dW>_M
+(eq. 2), a Frobenius norm of M^1/2 dW: a step of that norm follows the few directions of the output that the gradient
+is longest in. Under the spectral norm of M^1/2 dW, the longest change along any direction of the output, the steepest
+step instead gives all directions one length,
+
+    dW = M^-1/2 polar(M^-1/2 g) = theta (theta^T M theta)^-1/2 = theta (theta^T g)^-1/2,   theta = M^-1 g,
+
+with theta as any solver gives it: no root of M is taken. The inverse root is a polynomial in S = theta^T g [o, o], or
+theta g^T [i, i] from the left if that is smaller, evaluated by the quintic Newton-Schulz iteration on the small matrix
+alone. With M the identity this is Muon's step.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+from lnb._linear_maps import contract
+
+# Muon's coefficients (Jordan et al., 2024): singular values above some 1e-3 of the largest end within [0.7, 1.2].
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+
+
+def spectral_step(direction: Array, gradient: Array) -> Array:
+    """theta (theta^T g)^-1/2 of each group.
+
+    Args:
+        direction: theta [g, i, o], a bias among the rows.
+        gradient: g [g, i, o], which theta solves M theta = g for.
+
+    Returns:
+        The step [g, i, o], all of whose singular values in function space are about 1; zero where the gradient is.
+
+    Source: Carlson et al. (2015), Preconditioned spectral descent, for the step; Jordan et al. (2024), Muon, for the
+    iteration.
+
+    >>> step = spectral_step(jnp.diag(jnp.array([3.0, 0.2]))[None], jnp.diag(jnp.array([3.0, 0.2]))[None])
+    >>> bool(jnp.allclose(step[0], jnp.eye(2), atol=0.35))
+    True
+    """
+    squared = jnp.sum(direction * gradient, axis=(1, 2), keepdims=True)  # z of each group
+    scale = jnp.where(squared > 0, squared, 1)
+    root = jnp.where(squared > 0, 1 / jnp.sqrt(scale), 0)
+    if direction.shape[1] < direction.shape[2]:
+        small = contract("gio,gjo->gij", direction, gradient) / scale
+        return contract("gij,gjo->gio", _inverse_root(small), direction * root)
+    small = contract("gio,gip->gop", direction, gradient) / scale
+    return contract("gio,gop->gip", direction * root, _inverse_root(small))
+
+
+def unit_step(direction: Array, gradient: Array) -> Array:
+    """theta / sqrt(theta . g), of all groups together: the step of a neuron that has a single output, or no metric.
+
+    >>> unit_step(jnp.array([3.0, 4.0]), jnp.array([3.0, 4.0])).tolist()
+    [0.6000000238418579, 0.800000011920929]
+    """
+    squared = jnp.sum(direction * gradient)
+    return direction * jnp.where(squared > 0, 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+
+def _inverse_root(matrix: Array) -> Array:
+    """About S^-1/2 for S [g, s, s] whose eigenvalues lie in [0, 1].
+
+    X <- X p(X^T X) with p(t) = a + b t + c t^2 acts on S = X^T X alone: P <- P p(S), S <- S p(S)^2.
+    """
+    a, b, c = _COEFFICIENTS
+    eye = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
+    product = factor = a * eye + b * matrix + c * _times(matrix, matrix)
+    for _ in range(_ITERATIONS - 1):
+        matrix = _times(_times(matrix, factor), factor)
+        factor = a * eye + b * matrix + c * _times(matrix, matrix)
+        product = _times(product, factor)
+    return product
+
+
+def _times(left: Array, right: Array) -> Array:
+    return contract("gij,gjk->gik", left, right)

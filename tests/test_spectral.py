@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lnb
+from lnb._spectral import spectral_step, unit_step
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def metric_of(random, inputs, condition=30.0):
+    rotation = np.linalg.qr(random.standard_normal((inputs, inputs)))[0]
+    return (rotation * np.geomspace(1, condition, inputs)) @ rotation.T
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 9))
+def test_step_has_the_singular_vectors_of_the_whitened_gradient_and_lengths_of_about_one(seed, inputs, outputs):
+    random = np.random.default_rng(seed)
+    metric, gradient = metric_of(random, inputs), random.standard_normal((inputs, outputs))
+    step = np.asarray(spectral_step(np.linalg.solve(metric, gradient)[None], gradient[None]))[0]
+    values, vectors = np.linalg.eigh(metric)
+    root = (vectors * values**0.5) @ vectors.T
+    left, lengths, right = np.linalg.svd(np.linalg.inv(root) @ gradient, full_matrices=False)
+    seen = left.T @ root @ step @ right.T  # diagonal where the vectors are the same
+    known = lengths > 0.02 * np.linalg.norm(lengths)
+    np.testing.assert_allclose(seen - np.diag(np.diag(seen)), 0, atol=1e-6)
+    assert np.all(np.abs(np.diag(seen)[known] - 1) < 0.35)
+    assert np.all(np.diag(seen) < 1.35)
+
+
+def test_groups_are_steps_of_their_own():
+    random = np.random.default_rng(0)
+    theta = random.standard_normal((3, 5, 4))
+    gradient = np.stack([metric_of(random, 5) @ part for part in theta])
+    whole = spectral_step(jnp.asarray(theta), jnp.asarray(gradient))
+    for part, one, other in zip(whole, theta, gradient, strict=True):
+        np.testing.assert_allclose(part, spectral_step(one[None], other[None])[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 5, 3)])
+def test_a_gradient_of_zero_gives_no_step(shape):
+    zero = jnp.zeros(shape)
+    assert not spectral_step(zero, zero).any()
+    assert not unit_step(zero, zero).any()
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_with_the_identity_metric_it_is_muons_step():
+    gradient = jnp.asarray(np.random.default_rng(1).standard_normal((6, 4)), jnp.float32)
+    muon = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, eps=0.0)
+    theirs, _ = muon.update(gradient, muon.init(gradient), gradient)
+    np.testing.assert_allclose(spectral_step(gradient[None], gradient[None])[0], theirs, rtol=2e-3, atol=1e-4)
+
+
+def problem(scale):
+    random = np.random.default_rng(2)
+    x, y = random.standard_normal((50, 6)) * scale, random.standard_normal((50, 3))
+    params = {
+        "first": jnp.asarray(random.standard_normal((6, 5)) / scale),
+        "bias": jnp.zeros(5),
+        "scale": jnp.ones(5),
+        "last": jnp.asarray(random.standard_normal((5, 3))),
+        "offset": jnp.zeros((50, 3)),
+    }
+
+    def loss_fn(params):
+        hidden = jnp.tanh(jnp.asarray(x) @ params["first"] + params["bias"]) * params["scale"]
+        return jnp.square(hidden @ params["last"] + params["offset"] - jnp.asarray(y)).mean()
+
+    return loss_fn, params
+
+
+def train(scale, steps):
+    loss_fn, params = problem(scale)
+    neurons = lnb.find_neurons(loss_fn, params)
+    solver = lnb.Cholesky(relative=True, ridge=0.1)
+    optimizer = lnb.lnb(neurons, 0.02, solver=solver, step="spectral", weight_decay=0.0)
+    state, losses = optimizer.init(params), []
+
+    @jax.jit
+    def step(params, state):
+        loss, grads, features = neurons.value_and_grad(params)
+        updates, state = optimizer.update(grads, state, params, features=features)
+        return optax.apply_updates(params, updates), state, loss
+
+    for _ in range(steps):
+        params, state, loss = step(params, state)
+        losses.append(float(loss))
+    return losses
+
+
+def test_training_falls_and_does_not_depend_on_the_scale_of_the_features():
+    losses = train(1.0, 40)
+    assert losses[-1] < 0.5 * losses[0]
+    np.testing.assert_allclose(train(100.0, 40), losses, rtol=1e-6)
+
+
+def test_each_neurons_output_changes_by_the_learning_rate_and_no_parameter_is_left_out():
+    loss_fn, params = problem(1.0)
+    neurons = lnb.find_neurons(loss_fn, params)
+    optimizer = lnb.lnb(neurons, 1.0, solver=lnb.Cholesky(ridge=1e-9), step="spectral", weight_decay=0.0)
+    _, grads, features = neurons.value_and_grad(params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
+    for neuron in neurons:
+        if neuron.kind != "dense":
+            continue
+        change = np.asarray(neuron.pack(updates))[0]
+        lengths = np.linalg.eigvalsh(change.T @ np.asarray(neuron.gram(features))[0] @ change)
+        assert 0.4 < lengths.max() < 1.5
+    np.testing.assert_allclose(np.linalg.norm(updates["offset"]), 1, rtol=1e-6)
+    assert all(np.any(update != 0) for update in jax.tree.leaves(updates))
