@@ -26,7 +26,7 @@ def small(name):
     """The task with a network of a size for tests, and its problem."""
     task = ex.find_task(name)
     sizes = {"samples": 50, "inputs": 6, "hidden": 6, "outputs": 8} if "matrix" in name else {"hidden": (8,)}
-    return task, task.build(dataclasses.replace(task.settings, **sizes), 0)
+    return task, task.build(dataclasses.replace(task.at("cpu").settings, **sizes), 0)
 
 
 def untimed(record):
@@ -61,7 +61,7 @@ def test_runs_start_alike_and_see_the_same_batches():
     firsts = [next(ex.train(problem, s, epochs=1, evaluate_every=5)) for s in (ex.Adam(), ex.LNB(), ex.LNBCholesky())]
     assert firsts[0] == firsts[1] == firsts[2]
     for epoch in range(2):
-        for one, other in zip(problem.batches(epoch), problem.batches(epoch), strict=True):
+        for one, other in zip(problem.batches(epoch, 0), problem.batches(epoch, 0), strict=True):
             jax.tree.map(np.testing.assert_array_equal, one, other)
     # A run leaves the initial weights alone, so that the next one gives the same records.
     runs = [list(map(untimed, ex.train(problem, ex.LNB(), epochs=1, evaluate_every=5))) for _ in range(2)]
@@ -70,15 +70,15 @@ def test_runs_start_alike_and_see_the_same_batches():
 
 def test_seeds_change_weights_and_order():
     task = ex.find_task("digits")
-    problems = [task.build(task.settings, seed) for seed in (0, 1)]
+    problems = [task.build(task.at("cpu").settings, seed) for seed in (0, 1)]
     weights = [np.asarray(jax.tree.leaves(problem.params)[0]) for problem in problems]
     assert not np.array_equal(*weights)
-    labels = [np.asarray(next(problem.batches(0)).labels) for problem in problems]
+    labels = [np.asarray(next(problem.batches(0, 0)).labels) for problem in problems]
     assert not np.array_equal(*labels)
 
 
 def test_inverted_pixels_are_the_same_images():
-    batches = [next(small(name)[1].batches(0)) for name in ("digits", "digits-inverted")]
+    batches = [next(small(name)[1].batches(0, 0)) for name in ("digits", "digits-inverted")]
     np.testing.assert_allclose(batches[0].images, 1 - batches[1].images)
     np.testing.assert_array_equal(batches[0].labels, batches[1].labels)
 
@@ -130,7 +130,10 @@ def test_batches_visit_every_example_once_an_epoch():
         (lambda: ex.prepare(small("digits")[1], ex.LNB(steps=0)), "`steps`"),
         (lambda: ex.prepare(small("digits")[1], ex.Adam(learning_rate=0)), "`learning_rate` of Adam"),
         (lambda: ex.prepare(small("digits")[1], ex.Adam(clip_norm=0)), "`clip_norm` of Adam"),
-        (lambda: ex.find_task("digits").build(ex.find_task("digits").settings.__class__(hidden=(0,)), 0), "`hidden`"),
+        (
+            lambda: ex.find_task("digits").build(ex.find_task("digits").at("cpu").settings.__class__(hidden=(0,)), 0),
+            "`hidden`",
+        ),
     ],
 )
 def test_bad_requests_say_what_is_wrong(change, message):
@@ -171,7 +174,7 @@ def header_of(task, optimizer):
     return ex.RunHeader(
         task=task.name,
         optimizer=optimizer,
-        task_settings=dataclasses.asdict(task.settings),
+        task_settings=dataclasses.asdict(task.at("cpu").settings),
         optimizer_settings=dataclasses.asdict(task.optimizers[optimizer]),
         seed=0,
         epochs=1,

@@ -5,6 +5,7 @@ The only user of the terminal. Everything that can be set is a field of a frozen
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import sys
@@ -78,6 +79,8 @@ class _Comparison:
 
     optimizers: tuple[str, ...]
     """Optimizers to compare."""
+    scale: str
+    """Size of the task: cpu, which two cores do in a minute, or paper; other defaults for what follows."""
     epochs: int
     """Passes over the training data."""
     seed: int
@@ -199,7 +202,9 @@ def _task_of(command: str, arguments: Sequence[str]) -> ex.Task:
 
 def _parse_comparison(task: ex.Task, arguments: Sequence[str]) -> Any:
     """The `_Comparison`, with a field `task` and one for each optimizer, hyphens in its name as underscores."""
-    nested = {"task": task.settings, **{_field(name): settings for name, settings in task.optimizers.items()}}
+    name, scale = _scale_of(task, arguments)
+    starting = task.starting_settings(name)
+    nested = {"task": scale.settings, **{_field(name): settings for name, settings in starting.items()}}
     asked = dataclasses.make_dataclass(
         "Comparison",
         [(name, type(value), dataclasses.field(default=value)) for name, value in nested.items()],
@@ -208,9 +213,10 @@ def _parse_comparison(task: ex.Task, arguments: Sequence[str]) -> Any:
     )
     default = asked(
         optimizers=_DEFAULT_OPTIMIZERS,
-        epochs=task.epochs,
+        scale=name,
+        epochs=scale.epochs,
         seed=0,
-        evaluate_every=task.evaluate_every,
+        evaluate_every=scale.evaluate_every,
         learning_rate=(),
         output=Path("lnb-results"),
     )
@@ -223,11 +229,24 @@ def _parse_comparison(task: ex.Task, arguments: Sequence[str]) -> Any:
     )
 
 
+def _scale_of(task: ex.Task, arguments: Sequence[str]) -> tuple[str, ex.Scale]:
+    """The scale that the arguments name, and what it is: the other options' defaults depend on it.
+
+    Raises:
+        ExperimentError: the task has no such scale.
+    """
+    parser = argparse.ArgumentParser(prog="lnb", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser.add_argument("--scale", default="cpu")
+    name = parser.parse_known_args(list(arguments))[0].scale
+    return name, task.at(name)
+
+
 def _parse_settings(task: ex.Task, arguments: Sequence[str]) -> Any:
-    asked = dataclasses.make_dataclass("Inspection", [("task", type(task.settings))], frozen=True)
+    name, scale = _scale_of(task, arguments)
+    asked = dataclasses.make_dataclass("Inspection", [("scale", str), ("task", type(scale.settings))], frozen=True)
     return tyro.cli(
         asked,
-        default=asked(task.settings),
+        default=asked(name, scale.settings),
         prog=f"lnb inspect {task.name}",
         description="Print the neurons that are found in the network.",
         args=list(arguments),
@@ -240,7 +259,7 @@ def _chosen_settings(task: ex.Task, asked: Any, names: Sequence[str]) -> dict[st
     Raises:
         ExperimentError: something was set that the comparison does not use, or a learning rate is no number.
     """
-    for name, untouched in task.optimizers.items():
+    for name, untouched in task.starting_settings(asked.scale).items():
         if name not in names and getattr(asked, _field(name)) != untouched:
             raise ex.ExperimentError(f"--{name} has options, but `optimizers` does not name it: {', '.join(names)}.")
     settings = {name: getattr(asked, _field(name)) for name in names}

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Mapping
@@ -17,9 +18,12 @@ import numpy as np
 from lnb.experiments._errors import ExperimentError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int32
+    from jaxtyping import Float32, Int32, UInt8
 
-HUB_IDS: Mapping[str, str] = {"mnist": "ylecun/mnist"}
+HUB_IDS: Mapping[str, str] = {
+    "mnist": "ylecun/mnist",
+    "cifar10": "uoft-cs/cifar10",
+}
 """The hub id of each data set that does not come with an installed package."""
 
 # A fixed split: the seed of a run changes its weights and batches, never what it is tested on.
@@ -39,6 +43,21 @@ class LabelledImages(NamedTuple):
 
     train: Split
     test: Split
+    classes: int
+
+
+class ColourSplit(NamedTuple):
+    """Labelled images in colour."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"]  # classes from 0
+
+
+class ColourImages(NamedTuple):
+    """A data set of images in colour for classification."""
+
+    train: ColourSplit
+    test: ColourSplit
     classes: int
 
 
@@ -73,6 +92,23 @@ def load_mnist() -> LabelledImages:
     """
     data = load_dataset("mnist")
     return LabelledImages(_labelled(data["train"]), _labelled(data["test"]), 10)
+
+
+@functools.cache  # decoding takes seconds, and the problems of several seeds read the same images
+def load_cifar10() -> ColourImages:
+    """CIFAR-10: 50,000 + 10,000 photographs of 32 x 32 pixels in ten classes.
+
+    Raises:
+        ExperimentError: there is neither a folder with the data nor a network to fetch it.
+
+    Source: Krizhevsky (2009), Learning multiple layers of features from tiny images.
+    """
+    data = load_dataset("cifar10")
+    train, test = (
+        ColourSplit(_decode(data[split], "img"), np.asarray(data[split]["label"], np.int32))
+        for split in ("train", "test")
+    )
+    return ColourImages(train, test, 10)
 
 
 def load_dataset(name: str) -> Mapping[str, Any]:
@@ -126,11 +162,15 @@ class _without_progress_bars:
 
 
 def _labelled(data: Any) -> Split:
+    images = _decode(data, "image")
+    flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)  # [n, h, w] -> [n, h * w]
+    return Split(flat, np.asarray(data["label"], np.int32))
+
+
+def _decode(data: Any, column: str) -> UInt8[np.ndarray, "n h w *c"]:
     import datasets
     from PIL import Image
 
     # Opening the files here is several times as fast as the library's decoding, row by row, with its checks.
-    encoded = data.cast_column("image", datasets.Image(decode=False))["image"]
-    images = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in encoded])
-    flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)  # [n, h, w] -> [n, h * w]
-    return Split(flat, np.asarray(data["label"], np.int32))
+    encoded = data.cast_column(column, datasets.Image(decode=False))[column]
+    return np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in encoded])

@@ -89,9 +89,10 @@ def matrix_factorization(
     measure = jax.jit(_loss_fn)
     initial = float(measure(params, batch))
 
-    def batches(epoch: int) -> Iterator[Batch]:
+    def batches(epoch: int, start: int) -> Iterator[Batch]:
         del epoch
-        yield batch
+        if start == 0:
+            yield batch
 
     def evaluate(params: Factors) -> Mapping[str, float]:
         return {"relative_loss": float(measure(params, batch)) / initial}

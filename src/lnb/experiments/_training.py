@@ -29,10 +29,11 @@ class Problem:
     """Initial parameters; a run copies them, so that runs start alike."""
     loss_fn: Callable[[PyTree, PyTree], jax.Array]
     """Loss of the parameters on a batch, a scalar."""
-    batches: Callable[[int], Iterator[PyTree]]
-    """The batches of an epoch, counted from 0: the same on every call."""
+    batches: Callable[[int, int], Iterator[PyTree]]
+    """`batches(epoch, start)`: the batches of an epoch from one on, both counted from 0, the same on every call. Random
+    keys are part of a batch, so that the step alone says where a run stands in its data and its randomness."""
     steps_per_epoch: int
-    """How many `batches` gives for each epoch."""
+    """How many `batches` gives for each epoch from its start."""
     evaluate: Callable[[PyTree], Mapping[str, float]]
     """Metrics of the parameters by name, on data that is not trained on where the task has any."""
 
@@ -71,7 +72,7 @@ def prepare(
     """
     neurons = None
     if settings.reads_features:
-        neurons = lnb.find_neurons(problem.loss_fn, problem.params, next(problem.batches(0)))
+        neurons = lnb.find_neurons(problem.loss_fn, problem.params, next(problem.batches(0, 0)))
     try:
         return neurons, settings.build(neurons)
     except ValueError as error:
@@ -109,7 +110,7 @@ def _run(
     # The step gives its arguments' memory away, so each array has to be this run's own.
     initial = (problem.params, optimizer.init(problem.params))
     params, state = jax.tree.map(jnp.copy, initial)
-    first = next(problem.batches(0))
+    first = next(problem.batches(0, 0))
     step = _compile_step(problem, neurons, optimizer, params, state, first)
     # The first call of a program costs more than the next ones: it is made on copies, before the clock runs.
     params_copy, state_copy = jax.tree.map(jnp.copy, initial)
@@ -117,7 +118,7 @@ def _run(
     loss = float(jax.jit(problem.loss_fn)(params, first))
     yield Record(0, 0.0, 0.0, None, loss, problem.evaluate(params))
 
-    batches = itertools.chain.from_iterable(map(problem.batches, range(epochs)))
+    batches = itertools.chain.from_iterable(problem.batches(epoch, 0) for epoch in range(epochs))
     total = epochs * problem.steps_per_epoch
     done, seconds = 0, 0.0
     while done < total and math.isfinite(loss):
