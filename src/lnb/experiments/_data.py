@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HUB_IDS: Mapping[str, str] = {
     "mnist": "ylecun/mnist",
     "cifar10": "uoft-cs/cifar10",
+    "tinyshakespeare": "karpathy/tiny_shakespeare",
+    "voc2012": "nateraw/pascal-voc-2012",
 }
 """The hub id of each data set that does not come with an installed package."""
 
@@ -111,11 +113,31 @@ def load_cifar10() -> ColourImages:
     return ColourImages(train, test, 10)
 
 
-def load_dataset(name: str) -> Mapping[str, Any]:
+def load_tinyshakespeare() -> str:
+    """The 1.1 million characters of Shakespeare's plays that character models are tried on.
+
+    Read from the file `$LNB_DATA_DIR/tinyshakespeare.txt` if there is one, else from the hub.
+
+    Raises:
+        ExperimentError: there is neither the file nor a network to fetch it.
+
+    Source: Karpathy (2015), The unreasonable effectiveness of recurrent neural networks.
+    """
+    root = os.environ.get("LNB_DATA_DIR")
+    path = Path(root).expanduser() / "tinyshakespeare.txt" if root else None
+    if path is not None and path.is_file():
+        return path.read_text(encoding="utf-8")
+    # The hub's own conversion: the data set itself is a script, which the library no longer runs.
+    splits = load_dataset("tinyshakespeare", revision="refs/convert/parquet")
+    return "".join(text for split in ("train", "validation", "test") for text in splits[split]["text"])
+
+
+def load_dataset(name: str, revision: str | None = None) -> Mapping[str, Any]:
     """The splits of the data set `name`, from `$LNB_DATA_DIR/<name>` or from the hub.
 
     Args:
         name: a key of `HUB_IDS`.
+        revision: of the hub's repository; None for its main one.
 
     Returns:
         Split name to `datasets.Dataset`. Nothing is written to the folder: the library keeps its own cache.
@@ -131,7 +153,7 @@ def load_dataset(name: str) -> Mapping[str, Any]:
         with _without_progress_bars(datasets):
             return datasets.load_dataset(str(folder.resolve()))  # pyright: ignore[reportReturnType]
     try:
-        return datasets.load_dataset(HUB_IDS[name])  # pyright: ignore[reportReturnType]
+        return datasets.load_dataset(HUB_IDS[name], revision=revision)  # pyright: ignore[reportReturnType]
     except OSError as error:  # what `datasets` raises without a network derives from it
         raise ExperimentError(_unavailable(name, folder)) from error
 

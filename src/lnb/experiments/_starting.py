@@ -87,7 +87,36 @@ VISION_TRANSFORMER = _started_from(
     **_boosting(0.1),
 )
 
-# The tutorial's: Optax's weight decay.
+# The tutorial's, with Optax's weight decay.
 WIDE_VISION_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
     {"adam": Adam(learning_rate=1e-4), "adamw": AdamW(learning_rate=1e-4, weight_decay=1e-4)}
+)
+
+SEGMENTATION = _started_from(
+    adam=Adam(learning_rate=1e-3),
+    adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
+    sgd=SGD(learning_rate=0.03, clip_norm=1.0),
+    muon=Muon(learning_rate=0.02, adam_learning_rate=1e-3),
+    **_boosting(0.1),
+)
+
+# The paper's for its Adam.
+WIDE_SEGMENTATION: Mapping[str, OptimizerSettings] = MappingProxyType(
+    {"adam": Adam(learning_rate=1e-4), "adamw": AdamW(learning_rate=1e-4, weight_decay=1e-4)}
+)
+
+CHARACTER_TRANSFORMER = _started_from(
+    adam=Adam(learning_rate=3e-3),
+    adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
+    sgd=SGD(learning_rate=0.1, clip_norm=1.0),
+    muon=Muon(learning_rate=0.02, adam_learning_rate=3e-3),
+    **_boosting(0.1),
+)
+
+# nanoGPT's.
+WIDE_CHARACTER_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
+    {
+        "adam": Adam(learning_rate=1e-3, square_decay=0.99),
+        "adamw": AdamW(learning_rate=1e-3, square_decay=0.99, weight_decay=0.1),
+    }
 )

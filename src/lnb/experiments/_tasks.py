@@ -11,8 +11,9 @@ from functools import partial
 from types import MappingProxyType
 
 from lnb.experiments import _starting
+from lnb.experiments._character_transformer import CharacterTransformerSettings, character_transformer
 from lnb.experiments._classification import ClassifierSettings, classification
-from lnb.experiments._data import load_cifar10, load_digits, load_mnist
+from lnb.experiments._data import load_cifar10, load_digits, load_mnist, load_tinyshakespeare
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._matrix_factorization import (
     MatrixFactorizationSettings,
@@ -20,8 +21,10 @@ from lnb.experiments._matrix_factorization import (
     row_scaled,
     singular_values_scaled,
 )
+from lnb.experiments._segmentation import SegmentationSettings, segmentation
 from lnb.experiments._task import Scale, Target, Task
 from lnb.experiments._vision_transformer import VisionTransformerSettings, vision_transformer
+from lnb.experiments._voc import load_voc
 
 
 def _scales(cpu: Scale, paper: Scale) -> Mapping[str, Scale]:
@@ -50,15 +53,94 @@ _DIGITS = partial(
     optimizers=_starting.DIGITS,
 )
 
-_MNIST = partial(
-    Task,
+
+def _mnist(name: str, summary: str, hidden: tuple[int, ...], inverted: bool) -> Task:
+    settings = ClassifierSettings(hidden)
+    return Task(
+        name=name,
+        summary=summary,
+        build=partial(classification, load_mnist, inverted),
+        scales=_scales(
+            cpu=Scale(settings, epochs=5, evaluate_every=10), paper=Scale(settings, epochs=100, evaluate_every=60)
+        ),
+        target=Target("accuracy", 0.95 if inverted else 0.97, at_least=True),
+        selection="validation_loss",
+        schedule="constant",
+        stop_at_target=False,
+        optimizers=_starting.INVERTED_MNIST if inverted else _starting.MNIST,
+    )
+
+
+_VISION_TRANSFORMER = Task(
+    name="vit-cifar10",
+    summary="Vision transformer of Equinox's tutorial on CIFAR-10 (section 5.3)",
+    build=partial(vision_transformer, load_cifar10),
     scales=_scales(
-        cpu=Scale(ClassifierSettings((800,)), epochs=5, evaluate_every=10),
-        paper=Scale(ClassifierSettings((800,)), epochs=100, evaluate_every=60),
+        cpu=Scale(
+            VisionTransformerSettings(width=64, hidden=64, heads=4, depth=3, validation_images=1000),
+            epochs=1,
+            evaluate_every=71,
+        ),
+        # The tutorial's 100,000 steps.
+        paper=Scale(
+            VisionTransformerSettings(),
+            epochs=128,
+            evaluate_every=781,
+            optimizers=_starting.WIDE_VISION_TRANSFORMER,
+        ),
     ),
+    target=Target("accuracy", 0.45, at_least=True),
     selection="validation_loss",
-    schedule="constant",
+    schedule="linear",
     stop_at_target=False,
+    optimizers=_starting.VISION_TRANSFORMER,
+)
+
+_SEGMENTATION = Task(
+    name="unet-voc",
+    summary="U-Net on the masks of PASCAL VOC 2012 (section 5.4)",
+    build=partial(segmentation, load_voc),
+    scales=_scales(
+        cpu=Scale(
+            SegmentationSettings(size=96, width=8, depth=3, batch_size=8, validation_images=128),
+            epochs=3,
+            evaluate_every=60,
+        ),
+        # The paper gives neither batch size nor number of epochs.
+        paper=Scale(SegmentationSettings(), epochs=60, evaluate_every=90, optimizers=_starting.WIDE_SEGMENTATION),
+    ),
+    target=Target("validation_loss", 1.25, at_least=False),
+    selection="validation_loss",
+    schedule="linear",
+    stop_at_target=False,
+    optimizers=_starting.SEGMENTATION,
+)
+
+_CHARACTER_TRANSFORMER = Task(
+    name="char-transformer",
+    summary="Decoder with a tied output layer on the characters of Shakespeare's plays",
+    build=partial(character_transformer, load_tinyshakespeare),
+    scales=_scales(
+        cpu=Scale(
+            CharacterTransformerSettings(
+                width=96, heads=4, depth=2, context=64, dropout=0.0, batch_size=32, validation_windows=512
+            ),
+            epochs=2,
+            evaluate_every=98,
+        ),
+        # nanoGPT's 5,000 steps.
+        paper=Scale(
+            CharacterTransformerSettings(),
+            epochs=82,
+            evaluate_every=61,
+            optimizers=_starting.WIDE_CHARACTER_TRANSFORMER,
+        ),
+    ),
+    target=Target("validation_loss", 2.0, at_least=False),
+    selection="validation_loss",
+    schedule="linear",
+    stop_at_target=False,
+    optimizers=_starting.CHARACTER_TRANSFORMER,
 )
 
 TASKS: Mapping[str, Task] = {
@@ -84,44 +166,13 @@ TASKS: Mapping[str, Task] = {
             summary="The same with its pixels inverted, 1 - x",
             build=partial(classification, load_digits, True),
         ),
-        _MNIST(
-            name="mnist",
-            summary="784-800-10 tanh network on MNIST (section 5.2)",
-            target=Target("accuracy", 0.97, at_least=True),
-            build=partial(classification, load_mnist, False),
-            optimizers=_starting.MNIST,
-        ),
-        _MNIST(
-            name="mnist-inverted",
-            summary="The same with its pixels inverted, 1 - x",
-            target=Target("accuracy", 0.95, at_least=True),
-            build=partial(classification, load_mnist, True),
-            optimizers=_starting.INVERTED_MNIST,
-        ),
-        Task(
-            name="vit-cifar10",
-            summary="Vision transformer of Equinox's tutorial on CIFAR-10 (section 5.3)",
-            build=partial(vision_transformer, load_cifar10),
-            scales=_scales(
-                cpu=Scale(
-                    VisionTransformerSettings(width=64, hidden=64, heads=4, depth=3, validation_images=1000),
-                    epochs=1,
-                    evaluate_every=100,
-                ),
-                # The tutorial's 100,000 steps.
-                paper=Scale(
-                    VisionTransformerSettings(),
-                    epochs=128,
-                    evaluate_every=781,
-                    optimizers=_starting.WIDE_VISION_TRANSFORMER,
-                ),
-            ),
-            target=Target("accuracy", 0.4, at_least=True),
-            selection="validation_loss",
-            schedule="linear",
-            stop_at_target=False,
-            optimizers=_starting.VISION_TRANSFORMER,
-        ),
+        _mnist("mnist", "784-800-10 tanh network on MNIST (section 5.2)", (800,), inverted=False),
+        _mnist("mnist-inverted", "The same with its pixels inverted, 1 - x", (800,), inverted=True),
+        _mnist("mnist-deep", "784-800-800-10 tanh network on MNIST (section 5.2)", (800, 800), inverted=False),
+        _mnist("mnist-deep-inverted", "The same with its pixels inverted, 1 - x", (800, 800), inverted=True),
+        _VISION_TRANSFORMER,
+        _SEGMENTATION,
+        _CHARACTER_TRANSFORMER,
     )
 }
 """The tasks by name."""

@@ -24,7 +24,6 @@ from lnb.experiments._batches import shuffled_batches
 from lnb.experiments._data import ColourImages
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._training import Problem
-from lnb.experiments._transformer import Block, plain_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Key, UInt8
@@ -67,6 +66,37 @@ class Batch(NamedTuple):
     keys: Key[Array, " n"]
 
 
+class Block(eqx.Module):
+    """Attention without biases and a perceptron, each on normalised tokens and added to them.
+
+    Dropout acts on the perceptron's hidden values and on its outputs, as in Equinox's tutorial.
+    """
+
+    attention_norm: eqx.nn.LayerNorm
+    attention: eqx.nn.MultiheadAttention
+    perceptron_norm: eqx.nn.LayerNorm
+    expand: eqx.nn.Linear
+    contract: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, width: int, hidden: int, heads: int, dropout: float, key: Array) -> None:
+        attention_key, expand_key, contract_key = jax.random.split(key, 3)
+        self.attention_norm = _plain_norm(width)
+        self.attention = eqx.nn.MultiheadAttention(heads, width, key=attention_key)
+        self.perceptron_norm = _plain_norm(width)
+        self.expand = eqx.nn.Linear(width, hidden, key=expand_key)
+        self.contract = eqx.nn.Linear(hidden, width, key=contract_key)
+        self.dropout = eqx.nn.Dropout(dropout)
+
+    def __call__(self, x: Float[Array, "t d"], key: Array | None) -> Float[Array, "t d"]:
+        hidden_key, output_key = (None, None) if key is None else jax.random.split(key)
+        normalised = jax.vmap(self.attention_norm)(x)
+        x = x + self.attention(normalised, normalised, normalised)
+        hidden = jax.nn.gelu(jax.vmap(self.expand)(jax.vmap(self.perceptron_norm)(x)))  # [t, hidden]
+        hidden = self.dropout(hidden, key=hidden_key)
+        return x + self.dropout(jax.vmap(self.contract)(hidden), key=output_key)
+
+
 class VisionTransformer(eqx.Module):
     """Patches with a class token and positions through blocks; the class token gives the logits."""
 
@@ -90,7 +120,7 @@ class VisionTransformer(eqx.Module):
             Block(settings.width, settings.hidden, settings.heads, settings.dropout, each)
             for each in jax.random.split(block_key, settings.depth)
         ]
-        self.norm = plain_norm(settings.width)
+        self.norm = _plain_norm(settings.width)
         self.head = eqx.nn.Linear(settings.width, classes, key=head_key)
         self.dropout = eqx.nn.Dropout(settings.dropout)
         self.patch = settings.patch
@@ -187,3 +217,8 @@ def _check(settings: VisionTransformerSettings, data: ColourImages) -> None:
         raise ExperimentError(
             f"`validation_images` must be from 1 to {len(data.test.labels)}, got {settings.validation_images}."
         )
+
+
+def _plain_norm(width: int) -> eqx.nn.LayerNorm:
+    """Normalisation to mean 0 and variance 1, with nothing learned."""
+    return eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
