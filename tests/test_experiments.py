@@ -26,7 +26,7 @@ def small(name):
     """The task with a network of a size for tests, and its problem."""
     task = ex.find_task(name)
     sizes = {"samples": 50, "inputs": 6, "hidden": 6, "outputs": 8} if "matrix" in name else {"hidden": (8,)}
-    return task, task.build(dataclasses.replace(task.settings, **sizes), 0)
+    return task, task.build(dataclasses.replace(task.at("cpu").settings, **sizes), 0)
 
 
 def untimed(record):
@@ -70,7 +70,7 @@ def test_runs_start_alike_and_see_the_same_batches():
 
 def test_seeds_change_weights_and_order():
     task = ex.find_task("digits")
-    problems = [task.build(task.settings, seed) for seed in (0, 1)]
+    problems = [task.build(task.at("cpu").settings, seed) for seed in (0, 1)]
     weights = [np.asarray(jax.tree.leaves(problem.params)[0]) for problem in problems]
     assert not np.array_equal(*weights)
     labels = [np.asarray(next(problem.batches(0, 0)).labels) for problem in problems]
@@ -186,7 +186,10 @@ def test_a_command_repeats_a_run():
         (lambda: ex.prepare(small("digits")[1], ex.LNB(steps=0)), "`steps`"),
         (lambda: ex.prepare(small("digits")[1], ex.Adam(learning_rate=0)), "`learning_rate` of Adam"),
         (lambda: ex.prepare(small("digits")[1], ex.Adam(clip_norm=0)), "`clip_norm` of Adam"),
-        (lambda: ex.find_task("digits").build(ex.find_task("digits").settings.__class__(hidden=(0,)), 0), "`hidden`"),
+        (
+            lambda: ex.find_task("digits").build(ex.find_task("digits").at("cpu").settings.__class__(hidden=(0,)), 0),
+            "`hidden`",
+        ),
     ],
 )
 def test_bad_requests_say_what_is_wrong(change, message):
@@ -227,7 +230,7 @@ def header_of(task, optimizer):
     return ex.RunHeader(
         task=task.name,
         optimizer=optimizer,
-        task_settings=dataclasses.asdict(task.settings),
+        task_settings=dataclasses.asdict(task.at("cpu").settings),
         optimizer_settings=dataclasses.asdict(task.optimizers[optimizer]),
         seed=0,
         scale="cpu",

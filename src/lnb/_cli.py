@@ -22,6 +22,7 @@ try:
     from lnb._closing import close as _close
     from lnb._compare_command import compare as _compare
     from lnb._compare_command import task_of as _task_of
+    from lnb._comparison import scale_of as _scale_of
     from lnb._terminal import console as _console
 except ModuleNotFoundError as error:
     message = (
@@ -108,10 +109,11 @@ def _plot(arguments: Sequence[str]) -> None:
 
 
 def _parse_settings(task: ex.Task, arguments: Sequence[str]) -> Any:
-    asked = dataclasses.make_dataclass("Inspection", [("task", type(task.settings))], frozen=True)
+    name, scale = _scale_of(task, arguments)
+    asked = dataclasses.make_dataclass("Inspection", [("scale", str), ("task", type(scale.settings))], frozen=True)
     return tyro.cli(
         asked,
-        default=asked(task.settings),
+        default=asked(name, scale.settings),
         prog=f"lnb inspect {task.name}",
         description="Print the neurons that are found in the network.",
         args=list(arguments),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ class Comparison:
 
     optimizers: tuple[str, ...]
     """Optimizers to compare."""
+    scale: str
+    """Size of the task: cpu, which two cores do in a minute, or paper; other defaults for what follows."""
     epochs: int
     """Passes over the training data."""
     seed: int
@@ -44,7 +47,9 @@ class Comparison:
 
 def parse(task: ex.Task, arguments: Sequence[str]) -> Any:
     """The `Comparison`, with a field `task` and one for each optimizer, hyphens in its name as underscores."""
-    nested = {"task": task.settings, **{_field(name): settings for name, settings in task.optimizers.items()}}
+    name, scale = scale_of(task, arguments)
+    starting = task.starting_settings(name)
+    nested = {"task": scale.settings, **{field_of(name): settings for name, settings in starting.items()}}
     asked = dataclasses.make_dataclass(
         "Comparison",
         [(name, type(value), dataclasses.field(default=value)) for name, value in nested.items()],
@@ -53,9 +58,10 @@ def parse(task: ex.Task, arguments: Sequence[str]) -> Any:
     )
     default = asked(
         optimizers=_DEFAULT_OPTIMIZERS,
-        epochs=task.epochs,
+        scale=name,
+        epochs=scale.epochs,
         seed=0,
-        evaluate_every=task.evaluate_every,
+        evaluate_every=scale.evaluate_every,
         schedule=task.schedule,
         learning_rate=(),
         output=Path("lnb-results"),
@@ -78,10 +84,10 @@ def chosen_settings(task: ex.Task, asked: Any, names: Sequence[str]) -> dict[str
     Raises:
         ExperimentError: something was set that the comparison does not use, or a learning rate is no number.
     """
-    for name, untouched in task.optimizers.items():
-        if name not in names and getattr(asked, _field(name)) != untouched:
+    for name, untouched in task.starting_settings(asked.scale).items():
+        if name not in names and getattr(asked, field_of(name)) != untouched:
             raise ex.ExperimentError(f"--{name} has options, but `optimizers` does not name it: {', '.join(names)}.")
-    settings = {name: getattr(asked, _field(name)) for name in names}
+    settings = {name: getattr(asked, field_of(name)) for name in names}
     for pair in asked.learning_rate:
         name, _, rate = pair.partition("=")
         if name not in settings:
@@ -105,7 +111,7 @@ def headers_of(task: ex.Task, asked: Any, settings: Mapping[str, Any]) -> list[e
             task_settings=dataclasses.asdict(asked.task),
             optimizer_settings=dataclasses.asdict(chosen),
             seed=asked.seed,
-            scale="cpu",
+            scale=asked.scale,
             epochs=asked.epochs,
             evaluate_every=asked.evaluate_every,
             schedule=asked.schedule,
@@ -119,5 +125,22 @@ def headers_of(task: ex.Task, asked: Any, settings: Mapping[str, Any]) -> list[e
     return [dataclasses.replace(header, command=ex.repeat_command(header)) for header in headers]
 
 
-def _field(name: str) -> str:
+def scale_of(task: ex.Task, arguments: Sequence[str]) -> tuple[str, ex.Scale]:
+    """The scale that the arguments name, and what it is: the other options' defaults depend on it.
+
+    Raises:
+        ExperimentError: the task has no such scale.
+    """
+    parser = argparse.ArgumentParser(prog="lnb", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser.add_argument("--scale", default="cpu")
+    name = parser.parse_known_args(list(arguments))[0].scale
+    return name, task.at(name)
+
+
+def field_of(name: str) -> str:
+    """The field for an optimizer's settings.
+
+    >>> field_of("lnb-auto")
+    'lnb_auto'
+    """
     return name.replace("-", "_")

@@ -1,8 +1,9 @@
 """Experiments: tasks, optimizers to compare, and a training loop that yields records.
 
     task = find_task("digits")
-    problem = task.build(task.settings, 0)
-    for record in train(problem, task.optimizers["lnb"], epochs=task.epochs, evaluate_every=5):
+    scale = task.at("cpu")
+    problem = task.build(scale.settings, 0)
+    for record in train(problem, task.optimizers["lnb"], epochs=scale.epochs, evaluate_every=5):
         ...
 
 Needs the extra `lnb[experiments]`.
@@ -34,9 +35,11 @@ from lnb.experiments._stored import StoredRun as StoredRun
 from lnb.experiments._summary import Summary as Summary
 from lnb.experiments._summary import summarize as summarize
 from lnb.experiments._summary import timed_together as timed_together
+from lnb.experiments._task import SCALES as SCALES
+from lnb.experiments._task import Scale as Scale
+from lnb.experiments._task import Target as Target
+from lnb.experiments._task import Task as Task
 from lnb.experiments._tasks import TASKS as TASKS
-from lnb.experiments._tasks import Target as Target
-from lnb.experiments._tasks import Task as Task
 from lnb.experiments._tasks import find_task as find_task
 from lnb.experiments._training import Cost as Cost
 from lnb.experiments._training import Problem as Problem

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +26,8 @@ class ShuffledBatches:
     """Examples in a batch."""
     seed: int
     """Of the order."""
+    prepare: Callable[[PyTree, Array], PyTree] | None = None
+    """What makes a batch of the examples chosen for it and the batch's own random key."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -33,27 +36,71 @@ class ShuffledBatches:
 
     def epoch(self, index: int, start: int = 0) -> Iterator[PyTree]:
         """The batches of an epoch from the `start`-th on; a remainder too small for a batch is left out."""
-        order = np.random.default_rng((self.seed, index)).permutation(_count(self.examples))
-        for batch in range(start, self.steps_per_epoch):
-            yield _take(self.examples, order[batch * self.batch_size : (batch + 1) * self.batch_size])
+        for step, chosen in epoch_order(_count(self.examples), self.batch_size, self.seed, index, start):
+            if self.prepare is None:
+                yield _take(self.examples, chosen)
+            else:
+                yield _take_and_prepare(self.prepare, self.examples, chosen, batch_key(self.seed, index, step))
 
 
-def shuffled_batches(examples: PyTree, batch_size: int, seed: int) -> ShuffledBatches:
+def shuffled_batches(
+    examples: PyTree,
+    batch_size: int,
+    seed: int,
+    prepare: Callable[[PyTree, Array], PyTree] | None = None,
+) -> ShuffledBatches:
     """Batches of `examples`, a tree of arrays whose first axis runs over the examples.
+
+    Args:
+        examples: the arrays.
+        batch_size: examples in a batch.
+        seed: of the order and of the keys.
+        prepare: a pure function from the chosen examples and a random key to the batch; None leaves them as they are.
 
     Raises:
         ExperimentError: there are not enough examples for a batch.
     """
-    if not 1 <= batch_size <= _count(examples):
-        raise ExperimentError(
-            f"`batch_size` must be from 1 to the number of examples, {_count(examples)}, got {batch_size}."
-        )
-    return ShuffledBatches(examples, batch_size, seed)
+    check_batch_size(batch_size, _count(examples))
+    return ShuffledBatches(examples, batch_size, seed, prepare)
+
+
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Check that `count` examples give a batch.
+
+    Raises:
+        ExperimentError: they do not.
+    """
+    if not 1 <= batch_size <= count:
+        raise ExperimentError(f"`batch_size` must be from 1 to the number of examples, {count}, got {batch_size}.")
+
+
+def epoch_order(count: int, batch_size: int, seed: int, index: int, start: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each batch of an epoch from the `start`-th on: its number, and the examples that it takes, [batch].
+
+    >>> [(step, len(chosen)) for step, chosen in epoch_order(10, 3, seed=0, index=0, start=1)]
+    [(1, 3), (2, 3)]
+    """
+    order = np.random.default_rng((seed, index)).permutation(count)
+    for step in range(start, count // batch_size):
+        yield step, order[step * batch_size : (step + 1) * batch_size]
+
+
+@jax.jit
+def batch_key(seed: int, index: int, step: int) -> Array:
+    """The random key of a batch: it depends on seed, epoch and number alone, so that a run can start anywhere."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), step)
 
 
 @jax.jit
 def _take(examples: PyTree, indices: Array) -> PyTree:
     return jax.tree.map(lambda array: array[indices], examples)
+
+
+@partial(jax.jit, static_argnums=0)
+def _take_and_prepare(
+    prepare: Callable[[PyTree, Array], PyTree], examples: PyTree, indices: Array, key: Array
+) -> PyTree:
+    return prepare(_take(examples, indices), key)
 
 
 def _count(examples: PyTree) -> int:

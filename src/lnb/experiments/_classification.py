@@ -50,7 +50,7 @@ def classification(
         seed: of the initial weights and of the order of the examples.
 
     Returns:
-        A problem with the metrics `accuracy` and `test_loss`, on all of the test images.
+        A problem with the metrics `accuracy` and `validation_loss`, on all of the test images.
 
     Raises:
         ExperimentError: the data is not to be had, or a setting is out of its range.
@@ -65,7 +65,7 @@ def classification(
     def measure(params: tuple[Dense, ...]) -> dict[str, Array]:
         logits = apply_mlp(params, test.images)
         hits = jnp.argmax(logits, axis=1).astype(test.labels.dtype) == test.labels
-        return {"accuracy": hits.mean(), "test_loss": _cross_entropy(logits, test.labels)}
+        return {"accuracy": hits.mean(), "validation_loss": _cross_entropy(logits, test.labels)}
 
     def evaluate(params: tuple[Dense, ...]) -> Mapping[str, float]:
         return {name: float(value) for name, value in measure(params).items()}

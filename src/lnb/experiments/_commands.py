@@ -23,14 +23,15 @@ def repeat_command(header: RunHeader) -> str:
         A line for a shell, quoted.
     """
     task = find_task(header.task)
-    optimizer: Any = task.optimizers[header.optimizer]
+    scale = task.at(header.scale)
+    optimizer: Any = task.starting_settings(header.scale)[header.optimizer]
     words = ["lnb", "compare", task.name, "--optimizers", header.optimizer]
     words += _options("scale", header.scale, "cpu")
     words += _options("schedule", header.schedule, task.schedule)
-    words += _options("epochs", header.epochs, task.epochs)
-    words += _options("evaluate-every", header.evaluate_every, task.evaluate_every)
+    words += _options("epochs", header.epochs, scale.epochs)
+    words += _options("evaluate-every", header.evaluate_every, scale.evaluate_every)
     words += _options("seed", header.seed, 0)
-    words += _options("task", header.task_settings, dataclasses.asdict(task.settings))
+    words += _options("task", header.task_settings, dataclasses.asdict(scale.settings))
     words += _options(header.optimizer, header.optimizer_settings, dataclasses.asdict(optimizer))
     return shlex.join(words)
 

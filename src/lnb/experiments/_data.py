@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Mapping
@@ -17,9 +18,14 @@ import numpy as np
 from lnb.experiments._errors import ExperimentError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int32
+    from jaxtyping import Float32, Int32, UInt8
 
-HUB_IDS: Mapping[str, str] = {"mnist": "ylecun/mnist"}
+HUB_IDS: Mapping[str, str] = {
+    "mnist": "ylecun/mnist",
+    "cifar10": "uoft-cs/cifar10",
+    "tinyshakespeare": "karpathy/tiny_shakespeare",
+    "voc2012": "nateraw/pascal-voc-2012",
+}
 """The hub id of each data set that does not come with an installed package."""
 
 # A fixed split: the seed of a run changes its weights and batches, never what it is tested on.
@@ -39,6 +45,21 @@ class LabelledImages(NamedTuple):
 
     train: Split
     test: Split
+    classes: int
+
+
+class ColourSplit(NamedTuple):
+    """Labelled images in colour."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"]  # classes from 0
+
+
+class ColourImages(NamedTuple):
+    """A data set of images in colour for classification."""
+
+    train: ColourSplit
+    test: ColourSplit
     classes: int
 
 
@@ -75,11 +96,48 @@ def load_mnist() -> LabelledImages:
     return LabelledImages(_labelled(data["train"]), _labelled(data["test"]), 10)
 
 
-def load_dataset(name: str) -> Mapping[str, Any]:
+@functools.cache  # decoding takes seconds, and the problems of several seeds read the same images
+def load_cifar10() -> ColourImages:
+    """CIFAR-10: 50,000 + 10,000 photographs of 32 x 32 pixels in ten classes.
+
+    Raises:
+        ExperimentError: there is neither a folder with the data nor a network to fetch it.
+
+    Source: Krizhevsky (2009), Learning multiple layers of features from tiny images.
+    """
+    data = load_dataset("cifar10")
+    train, test = (
+        ColourSplit(_decode(data[split], "img"), np.asarray(data[split]["label"], np.int32))
+        for split in ("train", "test")
+    )
+    return ColourImages(train, test, 10)
+
+
+def load_tinyshakespeare() -> str:
+    """The 1.1 million characters of Shakespeare's plays that character models are tried on.
+
+    Read from the file `$LNB_DATA_DIR/tinyshakespeare.txt` if there is one, else from the hub.
+
+    Raises:
+        ExperimentError: there is neither the file nor a network to fetch it.
+
+    Source: Karpathy (2015), The unreasonable effectiveness of recurrent neural networks.
+    """
+    root = os.environ.get("LNB_DATA_DIR")
+    path = Path(root).expanduser() / "tinyshakespeare.txt" if root else None
+    if path is not None and path.is_file():
+        return path.read_text(encoding="utf-8")
+    # The hub's own conversion: the data set itself is a script, which the library no longer runs.
+    splits = load_dataset("tinyshakespeare", revision="refs/convert/parquet")
+    return "".join(text for split in ("train", "validation", "test") for text in splits[split]["text"])
+
+
+def load_dataset(name: str, revision: str | None = None) -> Mapping[str, Any]:
     """The splits of the data set `name`, from `$LNB_DATA_DIR/<name>` or from the hub.
 
     Args:
         name: a key of `HUB_IDS`.
+        revision: of the hub's repository; None for its main one.
 
     Returns:
         Split name to `datasets.Dataset`. Nothing is written to the folder: the library keeps its own cache.
@@ -95,7 +153,7 @@ def load_dataset(name: str) -> Mapping[str, Any]:
         with _without_progress_bars(datasets):
             return datasets.load_dataset(str(folder.resolve()))  # pyright: ignore[reportReturnType]
     try:
-        return datasets.load_dataset(HUB_IDS[name])  # pyright: ignore[reportReturnType]
+        return datasets.load_dataset(HUB_IDS[name], revision=revision)  # pyright: ignore[reportReturnType]
     except OSError as error:  # what `datasets` raises without a network derives from it
         raise ExperimentError(_unavailable(name, folder)) from error
 
@@ -126,11 +184,15 @@ class _without_progress_bars:
 
 
 def _labelled(data: Any) -> Split:
+    images = _decode(data, "image")
+    flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)  # [n, h, w] -> [n, h * w]
+    return Split(flat, np.asarray(data["label"], np.int32))
+
+
+def _decode(data: Any, column: str) -> UInt8[np.ndarray, "n h w *c"]:
     import datasets
     from PIL import Image
 
     # Opening the files here is several times as fast as the library's decoding, row by row, with its checks.
-    encoded = data.cast_column("image", datasets.Image(decode=False))["image"]
-    images = np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in encoded])
-    flat = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)  # [n, h, w] -> [n, h * w]
-    return Split(flat, np.asarray(data["label"], np.int32))
+    encoded = data.cast_column(column, datasets.Image(decode=False))[column]
+    return np.stack([np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in encoded])

@@ -22,7 +22,7 @@ from typing import Any, Self
 import jax
 
 from lnb.experiments._errors import ExperimentError
-from lnb.experiments._tasks import Target
+from lnb.experiments._task import Target
 from lnb.experiments._training import Cost, Record
 
 _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "lnb")

@@ -1,4 +1,4 @@
-"""The tasks: frozen settings, what builds a problem from them, and what each optimizer starts from.
+"""The tasks: what builds a problem, its scales, and what its runs are judged by.
 
 A new task is a settings dataclass, a function from settings and a seed to a `Problem`, and an entry
 of `TASKS`.
@@ -6,17 +6,14 @@ of `TASKS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
-from lnb.experiments._classification import (
-    ClassifierSettings,
-    classification,
-)
-from lnb.experiments._data import load_digits, load_mnist
+from lnb.experiments import _starting
+from lnb.experiments._character_transformer import CharacterTransformerSettings, character_transformer
+from lnb.experiments._classification import ClassifierSettings, classification
+from lnb.experiments._data import load_cifar10, load_digits, load_mnist, load_tinyshakespeare
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._matrix_factorization import (
     MatrixFactorizationSettings,
@@ -24,154 +21,126 @@ from lnb.experiments._matrix_factorization import (
     row_scaled,
     singular_values_scaled,
 )
-from lnb.experiments._optimizers import (
-    LNB,
-    OPTIMIZERS,
-    SGD,
-    Adam,
-    AdamW,
-    LNBAuto,
-    LNBCholesky,
-    LNBDiagonal,
-    LNBLowRank,
-    Muon,
-    OptimizerSettings,
-)
-from lnb.experiments._training import Problem, Schedule
+from lnb.experiments._segmentation import SegmentationSettings, segmentation
+from lnb.experiments._task import Scale, Target, Task
+from lnb.experiments._vision_transformer import VisionTransformerSettings, vision_transformer
+from lnb.experiments._voc import load_voc
 
 
-@dataclass(frozen=True)
-class Target:
-    """A value of a metric that a run is timed to."""
+def _scales(cpu: Scale, paper: Scale) -> Mapping[str, Scale]:
+    return MappingProxyType({"cpu": cpu, "paper": paper})
 
-    metric: str
-    """Name of the metric, a key of a record's `metrics`."""
-    value: float
-    """The value to reach."""
-    at_least: bool
-    """Whether larger values are better."""
-
-    def reached(self, metrics: Mapping[str, float]) -> bool:
-        """Whether the metrics have it.
-
-        >>> Target("accuracy", 0.97, at_least=True).reached({"accuracy": 0.98})
-        True
-        """
-        value = metrics[self.metric]
-        return value >= self.value if self.at_least else value <= self.value
-
-    def __str__(self) -> str:
-        sign = "≥" if self.at_least else "≤"
-        value = f"{self.value:.0%}" if self.metric == "accuracy" else f"{self.value:g}"
-        return f"{self.metric.replace('_', ' ')} {sign} {value}"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A network to train on some data, and how that is judged."""
-
-    name: str
-    """What the command line calls it."""
-    summary: str
-    """One line."""
-    settings: Any
-    """Its hyper-parameters, a frozen dataclass."""
-    build: Callable[[Any, int], Problem]
-    """From settings and a seed to the network and its data."""
-    target: Target
-    """What its runs are timed to."""
-    epochs: int
-    """Passes over the training data."""
-    evaluate_every: int
-    """Steps between evaluations."""
-    stop_at_target: bool
-    """Whether a run ends once it has reached the target."""
-    optimizers: Mapping[str, OptimizerSettings]
-    """What each optimizer starts from."""
-    schedule: Schedule = "constant"
-    """What the learning rate is multiplied by on the way."""
-
-
-def _started_from(**tuned: OptimizerSettings) -> Mapping[str, OptimizerSettings]:
-    named = {name.replace("_", "-"): settings for name, settings in tuned.items()}
-    return MappingProxyType({**OPTIMIZERS, **named})
-
-
-# Adam's learning rates are the best on seed 0 of a grid, two or three to a decade, that goes on past the best to both
-# sides. LNB's rate and ridge are the paper's on MNIST, the best of {0.25, 0.5} x {0.1, 1} on digits, and the textbook's
-# step on the factorization.
-_MNIST_OPTIMIZERS = _started_from(
-    adam=Adam(learning_rate=2e-2),
-    adamw=AdamW(learning_rate=2e-2),
-    sgd=SGD(learning_rate=0.1),
-    muon=Muon(learning_rate=0.02),
-    lnb=LNB(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
-    lnb_cholesky=LNBCholesky(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
-    lnb_diagonal=LNBDiagonal(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
-    lnb_low_rank=LNBLowRank(learning_rate=0.5, ridge=1.0, clip_norm=1.0),
-    lnb_auto=LNBAuto(learning_rate=0.5),
-)
-
-_INVERTED_MNIST_OPTIMIZERS = MappingProxyType(
-    {**_MNIST_OPTIMIZERS, "adam": Adam(learning_rate=3e-4), "adamw": AdamW(learning_rate=3e-4)}
-)
-
-_DIGITS_OPTIMIZERS = _started_from(
-    adam=Adam(learning_rate=2e-2),
-    adamw=AdamW(learning_rate=2e-2),
-    lnb=LNB(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
-    lnb_cholesky=LNBCholesky(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
-    lnb_diagonal=LNBDiagonal(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
-    lnb_low_rank=LNBLowRank(learning_rate=0.25, ridge=0.1, clip_norm=1.0),
-    lnb_auto=LNBAuto(learning_rate=0.25),
-)
-
-# The batch is all of the data, so nothing has to be averaged; the loss has minimum 0, which Polyak's step asks for.
-_FULL_BATCH: dict[str, Any] = {
-    "learning_rate": 1.0,
-    "step": "polyak",
-    "gradient_decay": 0.0,
-    "weight_decay": 0.0,
-    "min_norm": 1e-6,
-    "ridge": 1e-3,
-}
-
-_FACTORIZATION_OPTIMIZERS = _started_from(
-    adam=Adam(learning_rate=1.0),
-    adamw=AdamW(learning_rate=1.0, weight_decay=0.0),
-    lnb=LNB(steps=5, **_FULL_BATCH),
-    lnb_cholesky=LNBCholesky(every=1, decay=0.0, **_FULL_BATCH),
-    lnb_diagonal=LNBDiagonal(**_FULL_BATCH),
-    lnb_low_rank=LNBLowRank(rank=60, decay=0.0, **_FULL_BATCH),
-    lnb_auto=LNBAuto(**{**_FULL_BATCH, "ridge": 10.0}),
-)
 
 _FACTORIZATION = partial(
     Task,
-    settings=MatrixFactorizationSettings(),
+    # The paper's sizes are small enough for any machine.
+    scales=_scales(*[Scale(MatrixFactorizationSettings(), epochs=5000, evaluate_every=5)] * 2),
     target=Target("relative_loss", 1e-6, at_least=False),
-    epochs=5000,
-    evaluate_every=5,
+    selection="relative_loss",
+    schedule="constant",
     stop_at_target=True,
-    optimizers=_FACTORIZATION_OPTIMIZERS,
+    optimizers=_starting.FACTORIZATION,
 )
 
 _DIGITS = partial(
     Task,
-    settings=ClassifierSettings(hidden=(100,), batch_size=100),
+    # No task of the paper's: it has one size.
+    scales=MappingProxyType({"cpu": Scale(ClassifierSettings((100,), batch_size=100), epochs=20, evaluate_every=5)}),
     target=Target("accuracy", 0.97, at_least=True),
-    epochs=20,
-    evaluate_every=5,
+    selection="validation_loss",
+    schedule="constant",
     stop_at_target=False,
-    optimizers=_DIGITS_OPTIMIZERS,
+    optimizers=_starting.DIGITS,
 )
 
-_MNIST = partial(
-    Task,
-    settings=ClassifierSettings(hidden=(800,), batch_size=1000),
-    epochs=5,
-    evaluate_every=10,
+
+def _mnist(name: str, summary: str, hidden: tuple[int, ...], inverted: bool) -> Task:
+    settings = ClassifierSettings(hidden)
+    return Task(
+        name=name,
+        summary=summary,
+        build=partial(classification, load_mnist, inverted),
+        scales=_scales(
+            cpu=Scale(settings, epochs=5, evaluate_every=10), paper=Scale(settings, epochs=100, evaluate_every=60)
+        ),
+        target=Target("accuracy", 0.95 if inverted else 0.97, at_least=True),
+        selection="validation_loss",
+        schedule="constant",
+        stop_at_target=False,
+        optimizers=_starting.INVERTED_MNIST if inverted else _starting.MNIST,
+    )
+
+
+_VISION_TRANSFORMER = Task(
+    name="vit-cifar10",
+    summary="Vision transformer of Equinox's tutorial on CIFAR-10 (section 5.3)",
+    build=partial(vision_transformer, load_cifar10),
+    scales=_scales(
+        cpu=Scale(
+            VisionTransformerSettings(width=64, hidden=64, heads=4, depth=3, validation_images=1000),
+            epochs=1,
+            evaluate_every=71,
+        ),
+        # The tutorial's 100,000 steps.
+        paper=Scale(
+            VisionTransformerSettings(),
+            epochs=128,
+            evaluate_every=781,
+            optimizers=_starting.WIDE_VISION_TRANSFORMER,
+        ),
+    ),
+    target=Target("accuracy", 0.45, at_least=True),
+    selection="validation_loss",
+    schedule="linear",
     stop_at_target=False,
+    optimizers=_starting.VISION_TRANSFORMER,
+)
+
+_SEGMENTATION = Task(
+    name="unet-voc",
+    summary="U-Net on the masks of PASCAL VOC 2012 (section 5.4)",
+    build=partial(segmentation, load_voc),
+    scales=_scales(
+        cpu=Scale(
+            SegmentationSettings(size=96, width=8, depth=3, batch_size=8, validation_images=128),
+            epochs=3,
+            evaluate_every=60,
+        ),
+        # The paper gives neither batch size nor number of epochs.
+        paper=Scale(SegmentationSettings(), epochs=60, evaluate_every=90, optimizers=_starting.WIDE_SEGMENTATION),
+    ),
+    target=Target("validation_loss", 1.25, at_least=False),
+    selection="validation_loss",
+    schedule="linear",
+    stop_at_target=False,
+    optimizers=_starting.SEGMENTATION,
+)
+
+_CHARACTER_TRANSFORMER = Task(
+    name="char-transformer",
+    summary="Decoder with a tied output layer on the characters of Shakespeare's plays",
+    build=partial(character_transformer, load_tinyshakespeare),
+    scales=_scales(
+        cpu=Scale(
+            CharacterTransformerSettings(
+                width=96, heads=4, depth=2, context=64, dropout=0.0, batch_size=32, validation_windows=512
+            ),
+            epochs=2,
+            evaluate_every=98,
+        ),
+        # nanoGPT's 5,000 steps.
+        paper=Scale(
+            CharacterTransformerSettings(),
+            epochs=82,
+            evaluate_every=61,
+            optimizers=_starting.WIDE_CHARACTER_TRANSFORMER,
+        ),
+    ),
+    target=Target("validation_loss", 2.0, at_least=False),
+    selection="validation_loss",
+    schedule="linear",
+    stop_at_target=False,
+    optimizers=_starting.CHARACTER_TRANSFORMER,
 )
 
 TASKS: Mapping[str, Task] = {
@@ -197,20 +166,13 @@ TASKS: Mapping[str, Task] = {
             summary="The same with its pixels inverted, 1 - x",
             build=partial(classification, load_digits, True),
         ),
-        _MNIST(
-            name="mnist",
-            summary="784-800-10 tanh network on MNIST (section 5.2)",
-            target=Target("accuracy", 0.97, at_least=True),
-            build=partial(classification, load_mnist, False),
-            optimizers=_MNIST_OPTIMIZERS,
-        ),
-        _MNIST(
-            name="mnist-inverted",
-            summary="The same with its pixels inverted, 1 - x",
-            target=Target("accuracy", 0.95, at_least=True),
-            build=partial(classification, load_mnist, True),
-            optimizers=_INVERTED_MNIST_OPTIMIZERS,
-        ),
+        _mnist("mnist", "784-800-10 tanh network on MNIST (section 5.2)", (800,), inverted=False),
+        _mnist("mnist-inverted", "The same with its pixels inverted, 1 - x", (800,), inverted=True),
+        _mnist("mnist-deep", "784-800-800-10 tanh network on MNIST (section 5.2)", (800, 800), inverted=False),
+        _mnist("mnist-deep-inverted", "The same with its pixels inverted, 1 - x", (800, 800), inverted=True),
+        _VISION_TRANSFORMER,
+        _SEGMENTATION,
+        _CHARACTER_TRANSFORMER,
     )
 }
 """The tasks by name."""

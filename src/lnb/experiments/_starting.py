@@ -1,0 +1,122 @@
+"""What each optimizer starts from on each task.
+
+Adam's learning rates on the small tasks are the best on seed 0 of a grid, two or three to a decade, that goes on past
+the best to both sides. LNB's rate and ridge are the paper's on MNIST, the best of {0.25, 0.5} x {0.1, 1} on digits, and
+the textbook's step on the factorization. On the larger tasks the settings are those of the networks' sources for AdamW,
+and a first guess for the others: a sweep finds better ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lnb.experiments._optimizers import (
+    LNB,
+    OPTIMIZERS,
+    SGD,
+    Adam,
+    AdamW,
+    LNBAuto,
+    LNBCholesky,
+    LNBDiagonal,
+    LNBLowRank,
+    Muon,
+    OptimizerSettings,
+)
+
+
+def _started_from(**tuned: OptimizerSettings) -> Mapping[str, OptimizerSettings]:
+    named = {name.replace("_", "-"): settings for name, settings in tuned.items()}
+    return MappingProxyType({**OPTIMIZERS, **named})
+
+
+def _boosting(learning_rate: float, **shared: Any) -> dict[str, OptimizerSettings]:
+    """All forms of LNB with one learning rate; `lnb-auto`, whose ridge has another unit, without the rest."""
+    return {
+        "lnb": LNB(learning_rate, **shared),
+        "lnb_cholesky": LNBCholesky(learning_rate, **shared),
+        "lnb_diagonal": LNBDiagonal(learning_rate, **shared),
+        "lnb_low_rank": LNBLowRank(learning_rate, **shared),
+        "lnb_auto": LNBAuto(learning_rate),
+    }
+
+
+MNIST = _started_from(
+    adam=Adam(learning_rate=2e-2),
+    adamw=AdamW(learning_rate=2e-2),
+    sgd=SGD(learning_rate=0.1),
+    muon=Muon(learning_rate=0.02),
+    **_boosting(0.5, ridge=1.0, clip_norm=1.0),
+)
+
+INVERTED_MNIST = MappingProxyType({**MNIST, "adam": Adam(learning_rate=3e-4), "adamw": AdamW(learning_rate=3e-4)})
+
+DIGITS = _started_from(
+    adam=Adam(learning_rate=2e-2),
+    adamw=AdamW(learning_rate=2e-2),
+    **_boosting(0.25, ridge=0.1, clip_norm=1.0),
+)
+
+# The batch is all of the data, so nothing has to be averaged; the loss has minimum 0, which Polyak's step asks for.
+_FULL_BATCH: dict[str, Any] = {
+    "learning_rate": 1.0,
+    "step": "polyak",
+    "gradient_decay": 0.0,
+    "weight_decay": 0.0,
+    "min_norm": 1e-6,
+    "ridge": 1e-3,
+}
+
+FACTORIZATION = _started_from(
+    adam=Adam(learning_rate=1.0),
+    adamw=AdamW(learning_rate=1.0, weight_decay=0.0),
+    lnb=LNB(steps=5, **_FULL_BATCH),
+    lnb_cholesky=LNBCholesky(every=1, decay=0.0, **_FULL_BATCH),
+    lnb_diagonal=LNBDiagonal(**_FULL_BATCH),
+    lnb_low_rank=LNBLowRank(rank=60, decay=0.0, **_FULL_BATCH),
+    lnb_auto=LNBAuto(**{**_FULL_BATCH, "ridge": 10.0}),
+)
+
+VISION_TRANSFORMER = _started_from(
+    adam=Adam(learning_rate=1e-3),
+    adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
+    sgd=SGD(learning_rate=0.03),
+    muon=Muon(learning_rate=0.02, adam_learning_rate=1e-3),
+    **_boosting(0.1),
+)
+
+# The tutorial's, with Optax's weight decay.
+WIDE_VISION_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
+    {"adam": Adam(learning_rate=1e-4), "adamw": AdamW(learning_rate=1e-4, weight_decay=1e-4)}
+)
+
+SEGMENTATION = _started_from(
+    adam=Adam(learning_rate=1e-3),
+    adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
+    sgd=SGD(learning_rate=0.03, clip_norm=1.0),
+    muon=Muon(learning_rate=0.02, adam_learning_rate=1e-3),
+    **_boosting(0.1),
+)
+
+# The paper's for its Adam.
+WIDE_SEGMENTATION: Mapping[str, OptimizerSettings] = MappingProxyType(
+    {"adam": Adam(learning_rate=1e-4), "adamw": AdamW(learning_rate=1e-4, weight_decay=1e-4)}
+)
+
+CHARACTER_TRANSFORMER = _started_from(
+    adam=Adam(learning_rate=3e-3),
+    adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
+    sgd=SGD(learning_rate=0.1, clip_norm=1.0),
+    muon=Muon(learning_rate=0.02, adam_learning_rate=3e-3),
+    **_boosting(0.1),
+)
+
+# nanoGPT's.
+WIDE_CHARACTER_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
+    {
+        "adam": Adam(learning_rate=1e-3, square_decay=0.99),
+        "adamw": AdamW(learning_rate=1e-3, square_decay=0.99, weight_decay=0.1),
+    }
+)
