@@ -117,6 +117,19 @@ def test_inspect_prints_the_neurons(capsys):
     assert "2 neurons cover 100.0% of the parameters." in out
 
 
+def test_scales_have_their_own_defaults(capsys):
+    with pytest.raises(SystemExit):
+        lnb("compare", "mnist", "--scale", "paper", "--help")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(default: paper)" in out
+    assert "Passes over the training data. (default: 100)" in out
+
+
+def test_inspect_takes_a_scale(capsys):
+    assert lnb("inspect", "matrix-factorization", *SMALL_MATRIX, "--scale=paper") == 0
+    assert "2 neurons cover 100.0% of the parameters." in capsys.readouterr().out
+
+
 def test_tasks_lists_every_task_on_a_line(capsys):
     assert lnb("tasks") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ex.TASKS)
@@ -144,6 +157,9 @@ def test_help_of_a_task_lists_its_options(capsys):
         (["nope"], "`command` is unknown: 'nope'; known are compare, inspect, tasks, plot."),
         (["compare"], "needs a task first, one of matrix-factorization"),
         (["compare", "nope"], "`task` is unknown: 'nope'"),
+        (["compare", "digits", "--scale", "paper"], "`scale` must be one that digits has: cpu; got 'paper'"),
+        (["inspect", "digits", "--scale=nope"], "`scale` must be one that digits has: cpu; got 'nope'"),
+        (["compare", "digits", "--optimizers", "gauss-newton"], "GaussNewton is for least-squares problems"),
         (["compare", "digits", "--optimizers", "nope"], "unknown optimizer 'nope'"),
         (["compare", "digits", "--optimizers"], "`optimizers` must name at least one"),
         (["compare", "digits", "--muon.momentum", "0.5"], "--muon has options, but `optimizers` does not name it"),

@@ -12,6 +12,7 @@ Needs the extra `lnb[experiments]`.
 from lnb.experiments._checkpoints import Checkpoints as Checkpoints
 from lnb.experiments._commands import repeat_command as repeat_command
 from lnb.experiments._errors import ExperimentError as ExperimentError
+from lnb.experiments._gauss_newton import GaussNewton as GaussNewton
 from lnb.experiments._optimizers import LNB as LNB
 from lnb.experiments._optimizers import OPTIMIZERS as OPTIMIZERS
 from lnb.experiments._optimizers import SGD as SGD

@@ -97,7 +97,7 @@ def matrix_factorization(
     def evaluate(params: Factors) -> Mapping[str, float]:
         return {"relative_loss": float(measure(params, batch)) / initial}
 
-    return Problem(params, _loss_fn, batches, 1, evaluate)
+    return Problem(params, _loss_fn, batches, 1, evaluate, _residuals)
 
 
 def row_scaled(
@@ -128,5 +128,8 @@ def singular_values_scaled(
 
 
 def _loss_fn(params: Factors, batch: Batch) -> Array:
-    residual = (batch.x @ params.first.T) @ params.second.T - batch.y  # [n, outputs]
-    return jnp.sum(jnp.square(residual), axis=1).mean()
+    return jnp.sum(jnp.square(_residuals(params, batch)), axis=1).mean()
+
+
+def _residuals(params: Factors, batch: Batch) -> Float[Array, "n outputs"]:
+    return (batch.x @ params.first.T) @ params.second.T - batch.y

@@ -11,6 +11,7 @@ from optax import contrib
 
 import lnb
 from lnb.experiments._errors import ExperimentError
+from lnb.experiments._gauss_newton import GaussNewton
 
 
 class OptimizerSettings(Protocol):
@@ -18,14 +19,16 @@ class OptimizerSettings(Protocol):
 
     reads_features: ClassVar[bool]
     """Whether `build` needs the network's neurons, and `update` their features."""
+    reads_residuals: ClassVar[bool]
+    """Whether `build` needs the residuals of a least-squares problem, and `update` the batch."""
 
     @property
     def learning_rate(self) -> float:
         """Length of a step, in the optimizer's own measure."""
         ...
 
-    def build(self, neurons: Any) -> optax.GradientTransformationExtraArgs:
-        """The transformation; `neurons` is None unless `reads_features`."""
+    def build(self, read: Any, /) -> optax.GradientTransformationExtraArgs:
+        """The transformation; `read` is the neurons, the residuals or None, as the class says."""
         ...
 
 
@@ -34,6 +37,7 @@ class Adam:
     """Adam (Kingma and Ba, 2014)."""
 
     reads_features: ClassVar[bool] = False
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 1e-3
     """Step size."""
@@ -57,6 +61,7 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2017)."""
 
     reads_features: ClassVar[bool] = False
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 1e-3
     """Step size."""
@@ -88,6 +93,7 @@ class SGD:
     """Stochastic gradient descent with momentum."""
 
     reads_features: ClassVar[bool] = False
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.1
     """Step size."""
@@ -115,6 +121,7 @@ class Muon:
     """Muon (Jordan et al., 2024) for matrices, Adam for everything else."""
 
     reads_features: ClassVar[bool] = False
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.02
     """Step size of the matrices."""
@@ -147,6 +154,7 @@ class LNB:
     """Linear neuron boosting with the paper's solver: conjugate gradients on the batch's metric."""
 
     reads_features: ClassVar[bool] = True
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.5
     """Length of a step in function space, sqrt(epsilon)."""
@@ -188,6 +196,7 @@ class LNBCholesky:
     """Linear neuron boosting with the averaged metric factored every few steps."""
 
     reads_features: ClassVar[bool] = True
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.5
     """Length of a step in function space, sqrt(epsilon)."""
@@ -219,6 +228,7 @@ class LNBDiagonal:
     """Linear neuron boosting with the preconditioner alone: no products with the metric."""
 
     reads_features: ClassVar[bool] = True
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.5
     """Length of a step in function space, sqrt(epsilon)."""
@@ -257,6 +267,7 @@ class LNBLowRank:
     """Linear neuron boosting with the metric's leading directions and its diagonal."""
 
     reads_features: ClassVar[bool] = True
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.5
     """Length of a step in function space, sqrt(epsilon)."""
@@ -290,6 +301,7 @@ class LNBAuto:
     """Linear neuron boosting as `lnb.lnb` has it by default: a solver for each neuron by its sizes."""
 
     reads_features: ClassVar[bool] = True
+    reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.5
     """Length of a step in function space, sqrt(epsilon)."""
@@ -319,6 +331,7 @@ OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "adam": Adam(),
     "adamw": AdamW(),
     "sgd": SGD(),
+    "gauss-newton": GaussNewton(),
     "muon": Muon(),
     "lnb": LNB(),
     "lnb-cholesky": LNBCholesky(),

@@ -1,9 +1,9 @@
 """What each optimizer starts from on each task.
 
-Adam's learning rates on the small tasks are the best on seed 0 of a grid, two or three to a decade, that goes on past
-the best to both sides. LNB's rate and ridge are the paper's on MNIST, the best of {0.25, 0.5} x {0.1, 1} on digits, and
-the textbook's step on the factorization. On the larger tasks the settings are those of the networks' sources for AdamW,
-and a first guess for the others: a sweep finds better ones.
+Learning rates of Adam on the small tasks, and of gradient descent on the factorization, are the best on seed 0 of a
+grid, two or three to a decade, that goes on past the best to both sides. LNB's rate and ridge are the paper's on MNIST,
+the best of {0.25, 0.5} x {0.1, 1} on digits, and the textbook's step on the factorization. On the larger tasks the
+settings are those of the networks' sources for AdamW, and a first guess for the others: a sweep finds better ones.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lnb.experiments._gauss_newton import GaussNewton
 from lnb.experiments._optimizers import (
     LNB,
     OPTIMIZERS,
@@ -72,6 +73,8 @@ _FULL_BATCH: dict[str, Any] = {
 FACTORIZATION = _started_from(
     adam=Adam(learning_rate=1.0),
     adamw=AdamW(learning_rate=1.0, weight_decay=0.0),
+    sgd=SGD(learning_rate=4e-3, momentum=0.0),  # plain gradient descent
+    gauss_newton=GaussNewton(steps=300, tolerance=1e-5),
     lnb=LNB(steps=5, **_FULL_BATCH),
     lnb_cholesky=LNBCholesky(every=1, decay=0.0, **_FULL_BATCH),
     lnb_diagonal=LNBDiagonal(**_FULL_BATCH),

@@ -40,6 +40,9 @@ class Problem:
     """How many `batches` gives for each epoch from its start."""
     evaluate: Callable[[PyTree], Mapping[str, float]]
     """Metrics of the parameters by name, on data that is not trained on where the task has any."""
+    residuals: Callable[[PyTree, PyTree], jax.Array] | None = None
+    """Of a least-squares problem, [n, outputs] for the parameters and a batch: the loss is the sum of their squares
+    over n. None where the loss is something else."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,13 @@ def prepare(
     neurons = None
     if settings.reads_features:
         neurons = lnb.find_neurons(problem.loss_fn, problem.params, next(problem.batches(0, 0)))
+    if settings.reads_residuals and problem.residuals is None:
+        raise ExperimentError(
+            f"{type(settings).__name__} is for least-squares problems, the tasks `matrix-factorization` and "
+            "`matrix-factorization-svd`; this task's loss is no sum of squares."
+        )
     try:
-        return neurons, settings.build(neurons)
+        return neurons, settings.build(problem.residuals if settings.reads_residuals else neurons)
     except ValueError as error:
         raise ExperimentError(f"{type(settings).__name__}: {error}") from error
 
@@ -343,7 +351,7 @@ def _compile_step(
     def step(params: PyTree, state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree, jax.Array]:
         if neurons is None:
             loss, grads = jax.value_and_grad(problem.loss_fn)(params, batch)
-            updates, state = optimizer.update(grads, state, params)
+            updates, state = optimizer.update(grads, state, params, value=loss, batch=batch)
         else:
             loss, grads, features = neurons.value_and_grad(params, batch)
             updates, state = optimizer.update(grads, state, params, features=features, value=loss)
