@@ -135,11 +135,11 @@ def test_tasks_lists_every_task_on_a_line(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ex.TASKS)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["compare", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["compare", "--help"], ["sweep", "--help"]])
 def test_usage_names_every_command(arguments, capsys):
     assert lnb(*arguments) == 0
     out = capsys.readouterr().out
-    assert all(f"lnb {command}" in out for command in ("compare", "inspect", "tasks", "plot"))
+    assert all(f"lnb {command}" in out for command in ("compare", "sweep", "report", "inspect", "tasks", "plot"))
 
 
 def test_help_of_a_task_lists_its_options(capsys):
@@ -154,7 +154,7 @@ def test_help_of_a_task_lists_its_options(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope"], "`command` is unknown: 'nope'; known are compare, inspect, tasks, plot."),
+        (["nope"], "`command` is unknown: 'nope'; known are compare, sweep, report, inspect, tasks, plot."),
         (["compare"], "needs a task first, one of matrix-factorization"),
         (["compare", "nope"], "`task` is unknown: 'nope'"),
         (["compare", "digits", "--scale", "paper"], "`scale` must be one that digits has: cpu; got 'paper'"),

@@ -23,6 +23,8 @@ try:
     from lnb._compare_command import compare as _compare
     from lnb._compare_command import task_of as _task_of
     from lnb._comparison import scale_of as _scale_of
+    from lnb._report_command import report as _report
+    from lnb._sweep_command import sweep as _sweep
     from lnb._terminal import console as _console
 except ModuleNotFoundError as error:
     message = (
@@ -33,11 +35,13 @@ except ModuleNotFoundError as error:
 _USAGE = """usage: lnb COMMAND ...
 
   lnb compare TASK   train one network with several optimizers: table, records, plot
+  lnb sweep TASK     tune an optimizer's learning rate on a task, then run it with several seeds
+  lnb report FOLDER  write a page about all records of a folder: tables, figures, verdicts
   lnb inspect TASK   print the neurons that are found in a task's network
   lnb tasks          list the tasks
   lnb plot RECORDS   draw and tabulate saved records
 
-`lnb compare TASK --help` lists every hyper-parameter of task and optimizers."""
+`lnb compare TASK --help` and `lnb sweep TASK --help` list every hyper-parameter of task and optimizers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,13 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 if the command cannot be carried out, which one line on the standard error explains; 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"compare": _compare, "inspect": _inspect, "tasks": _tasks, "plot": _plot}
+    commands = {
+        "compare": _compare,
+        "sweep": _sweep,
+        "report": _report,
+        "inspect": _inspect,
+        "tasks": _tasks,
+        "plot": _plot,
+    }
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             return _print_usage()
         if arguments[0] not in commands:
             raise ex.ExperimentError(f"`command` is unknown: {arguments[0]!r}; known are {', '.join(commands)}.")
-        if arguments[0] in ("compare", "inspect") and arguments[1:2] in (["-h"], ["--help"]):
+        if arguments[0] in ("compare", "sweep", "inspect") and arguments[1:2] in (["-h"], ["--help"]):
             return _print_usage()
         commands[arguments[0]](arguments[1:])
     except ex.ExperimentError as error:

@@ -14,18 +14,24 @@ from matplotlib.ticker import PercentFormatter
 
 from lnb.experiments import ExperimentError, Record, Run, summarize
 
-# Okabe and Ito's palette: it stays apart under every common colour blindness. Dashes tell the lines apart in grey.
+# Every optimizer has its own colour and its own dashes, which tell the lines apart in grey and where colours are alike.
+# The first eight are Okabe and Ito's palette, which stays apart under every common colour blindness.
 _STYLES: dict[str, tuple[str, Any]] = {
+    "lnb-auto": ("#0072B2", "-"),
+    "lnb": ("#009E73", (0, (7, 1.5))),
     "adam": ("#D55E00", (0, (5, 1.5))),
-    "lnb": ("#0072B2", "-"),
-    "lnb-cholesky": ("#009E73", (0, (8, 1.5, 1.5, 1.5))),
-    "lnb-diagonal": ("#56B4E9", (0, (3, 1))),
-    "lnb-auto": ("#0072B2", (0, (1, 1))),
-    "lnb-low-rank": ("#009E73", (0, (1, 1))),
-    "adamw": ("#E69F00", (0, (1, 1))),
+    "adamw": ("#E69F00", (0, (4, 1))),
+    "lnb-cholesky": ("#56B4E9", (0, (8, 1.5, 1.5, 1.5))),
     "muon": ("#CC79A7", (0, (3, 1, 1, 1, 1, 1))),
     "sgd": ("#000000", (0, (1, 2))),
+    "lnb-diagonal": ("#B5A800", (0, (3, 1))),
+    "lnb-low-rank": ("#332288", (0, (1, 1))),
+    "kfac": ("#882255", (0, (6, 1, 1, 1, 1, 1))),
+    "gauss-newton": ("#8C510A", (0, (2, 1))),
+    "gd": ("#777777", (0, (1, 3))),
 }
+_PROMINENT = ("lnb-auto", 2.4)  # the default of the library is drawn on top, this wide
+_WIDTH = 1.7
 _LOG_RANGE = 10  # a loss that falls by more than this is drawn on a logarithmic scale
 
 
@@ -75,6 +81,29 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def styles_of(optimizers: Sequence[str]) -> list[dict[str, Any]]:
+    """How lines are drawn, as keywords of Matplotlib's `plot`: each optimizer in its own style.
+
+    Args:
+        optimizers: names; where one is given again, it has the next style that is free.
+    """
+    taken: list[tuple[str, Any]] = []
+    for name in optimizers:
+        free = [style for style in _STYLES.values() if style not in taken] or list(_STYLES.values())
+        own = _STYLES.get(name)
+        taken.append(own if own in free and own is not None else free[len(taken) % len(free)])
+    name, wide = _PROMINENT
+    return [
+        {
+            "color": color,
+            "linestyle": dashes,
+            "linewidth": wide if optimizer == name else _WIDTH,
+            "zorder": 3 if optimizer == name else 2,
+        }
+        for optimizer, (color, dashes) in zip(optimizers, taken, strict=True)
+    ]
+
+
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """The optimizers' names; with their learning rate where two are the same, and a number where that is too."""
     names = [run.header.optimizer for run in runs]
@@ -88,14 +117,14 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 def _draw_lines(
     axes: Axes, runs: Sequence[Run], time: Callable[[Record], float], value: Callable[[Record], float]
 ) -> None:
-    for run, label, (color, dashes) in zip(runs, run_labels(runs), _styles(runs), strict=True):
+    for run, label, style in zip(runs, run_labels(runs), _styles(runs), strict=True):
         shown = [record for record in run.records if math.isfinite(value(record)) and record.finite]
         diverged = len(shown) < len(run.records)
         points = [time(record) for record in shown], [value(record) for record in shown]
         label = f"{label} (diverged)" if diverged else label
-        axes.plot(*points, color=color, linestyle=dashes, linewidth=1.7, label=label)
+        axes.plot(*points, **style, label=label)
         if diverged and shown:
-            axes.plot(points[0][-1], points[1][-1], "x", color=color, markersize=9, markeredgewidth=2)
+            axes.plot(points[0][-1], points[1][-1], "x", color=style["color"], markersize=9, markeredgewidth=2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(left=0)
@@ -139,14 +168,14 @@ def _draw_target(row: Any, runs: Sequence[Run]) -> None:
             zorder=4,
         )
         label.set_in_layout(False)  # it stays inside the axes
-        for run, (color, _) in zip(runs, _styles(runs), strict=True):
+        for run, style in zip(runs, _styles(runs), strict=True):
             reached = getattr(summarize(run), name)
             if reached is not None:
                 axes.plot(
                     reached,
                     target.value,
                     "o",
-                    color=color,
+                    color=style["color"],
                     markersize=6,
                     markeredgecolor="white",
                     zorder=5,
@@ -166,14 +195,8 @@ def _headline(runs: Sequence[Run]) -> str:
     return f"{header.task}: steps to {header.target}\n" + " · ".join(steps)
 
 
-def _styles(runs: Sequence[Run]) -> list[tuple[str, Any]]:
-    """Each optimizer's own style; the next free one where a run's is taken."""
-    styles: list[tuple[str, Any]] = []
-    for run in runs:
-        own = _STYLES.get(run.header.optimizer)
-        free = [style for style in _STYLES.values() if style not in styles] or list(_STYLES.values())
-        styles.append(own if own in free and own is not None else free[len(styles) % len(free)])
-    return styles
+def _styles(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    return styles_of([run.header.optimizer for run in runs])
 
 
 def _steps(record: Record) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._records import Run
+from lnb.experiments._tasks import find_task
 from lnb.experiments._training import Record
 
 
@@ -54,6 +55,16 @@ def summarize(run: Run) -> Summary:
         seconds_to_target=reached and reached.seconds,
         milliseconds=statistics.median(times) if times else None,
     )
+
+
+def has_ended(run: Run) -> bool:
+    """Whether the run came to its end: its last step, its divergence, or its target where its task stops there."""
+    if not run.records:
+        return False
+    last = run.records[-1]
+    if not last.finite or last.epoch >= run.header.epochs:
+        return True
+    return find_task(run.header.task).stop_at_target and run.header.target.reached(last.metrics)
 
 
 def timed_together(runs: Sequence[Run]) -> bool:
