@@ -16,6 +16,11 @@ COMMAND = {
     "lnb._compare_command",
     "lnb._comparison",
     "lnb._display",
+    "lnb._report",
+    "lnb._report_command",
+    "lnb._report_figures",
+    "lnb._report_tables",
+    "lnb._sweep_command",
     "lnb._terminal",
     "lnb._turns",
 }
@@ -91,7 +96,8 @@ def test_private_jax_is_left_alone(name):
 @pytest.mark.parametrize(
     ("package", "owners"),
     [
-        ("matplotlib", {"lnb._plots"}),
+        ("jinja2", {"lnb._report"}),
+        ("matplotlib", {"lnb._plots", "lnb._report_figures"}),
         ("orbax", {"lnb.experiments._checkpoints"}),
         ("lnb._cli", set()),
     ],

@@ -64,6 +64,17 @@ def test_colors_are_the_optimizers_own_whatever_is_beside_them():
     assert color([run("lnb"), run("lnb")], 0) != color([run("lnb"), run("lnb")], 1)
 
 
+def test_every_optimizer_has_its_own_colour_and_dashes():
+    names = [*ex.OPTIMIZERS, "kfac", "gauss-newton", "gd"]
+    styles = _plots.styles_of(names)
+    for kind in ("color", "linestyle"):
+        assert len({str(style[kind]) for style in styles}) == len(names)
+    widest = max(styles, key=lambda style: style["linewidth"])
+    assert names[styles.index(widest)] == "lnb-auto"
+    twice = _plots.styles_of(["lnb", "lnb"])
+    assert twice[0]["color"] != twice[1]["color"]
+
+
 def test_labels_tell_runs_of_one_optimizer_apart():
     assert _plots.run_labels([run(rate=0.5), run(rate=0.1), run("adam")]) == ["lnb 0.5", "lnb 0.1", "adam"]
     assert _plots.run_labels([run(), run()]) == ["lnb 0.5 (1)", "lnb 0.5 (2)"]

@@ -1,4 +1,4 @@
-"""Figures of runs, drawn from their records and nothing else. The only user of matplotlib."""
+"""Figures of runs, drawn from their records and nothing else."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +97,7 @@ def write_report(folder: Path, page: Path) -> list[Path]:
 
 def build_report(results: ex.Results) -> Report:
     """Everything that the page shows, drawn and computed."""
-    experiments = ex.experiments_of(results.runs, results.timings)
+    experiments, timed = ex.experiments_of(results.runs, results.timings)
     sentences = ex.sentences_of(experiments)
     headings: Mapping[str, str] = {
         "wins": "LNB wins",
@@ -114,7 +113,7 @@ def build_report(results: ex.Results) -> Report:
         glance=glance_table(experiments),
         figures=ex.papers_figures(experiments),
         sections=tuple(_section(experiment, experiments, anchors) for experiment in experiments),
-        left_out=results.left_out,
+        left_out=(*results.left_out, *(f"{e.title}: a rate and a seed each, so only its times count" for e in timed)),
     )
 
 
@@ -179,5 +178,4 @@ def _plain(value: Any) -> str:
 def _environment(environment: Mapping[str, Any]) -> str:
     """The machine, the versions and the commit; not when."""
     known = {key: value for key, value in environment.items() if key not in ("started", "versions")}
-    versions = environment.get("versions", {})
-    return json.dumps({**known, **versions}, sort_keys=True).strip("{}").replace('"', "")
+    return _settings({**{key: value for key, value in known.items() if value}, **environment.get("versions", {})})

@@ -175,4 +175,4 @@ def _times(entry: Entry, reach: Reach | None, reference: Reach | None, *, shares
     if reference is not None and reference.steps and reference.seconds:
         shares = numerals.share(reach.steps / reference.steps), numerals.share(reach.seconds / reference.seconds)
         steps, seconds = shares if shares_only else (f"{steps} ({shares[0]})", f"{seconds} ({shares[1]})")
-    return (steps if reach.by_all else f"{steps}, {reach.reached} of {reach.count} seeds"), seconds
+    return (steps if reach.by_all else f"{steps}, {reach.reached}/{reach.count} seeds"), seconds

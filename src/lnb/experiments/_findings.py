@@ -222,11 +222,12 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def experiments_of(runs: Sequence[Run], timings: Sequence[Run]) -> tuple[Experiment, ...]:
-    """The experiments that runs belong to, in the order of the tasks.
+def experiments_of(
+    runs: Sequence[Run], timings: Sequence[Run]
+) -> tuple[tuple[Experiment, ...], tuple[Experiment, ...]]:
+    """The experiments that runs belong to, in the order of the tasks, and those that only tell how long a step takes.
 
-    Runs that only take turns, one rate and one seed for each optimizer, are an experiment where the task has no other
-    with these settings; else they serve for timings alone.
+    The latter have a rate and a seed for each optimizer, where the task at these settings has an experiment of more.
 
     Args:
         runs: that have ended, each combination of settings and seed once.
@@ -237,9 +238,10 @@ def experiments_of(runs: Sequence[Run], timings: Sequence[Run]) -> tuple[Experim
     """
     groups = _grouped(runs, lambda run: _key(_place(run), run.header.epochs, run.header.schedule))
     experiments = [_experiment(group, timings) for group in groups]
+    experiments.sort(key=lambda experiment: list(TASKS).index(experiment.task))
     swept = {_key(_place(e.entries[0].runs[0])) for e in experiments if _is_swept(e)}
-    shown = [e for e in experiments if _is_swept(e) or _key(_place(e.entries[0].runs[0])) not in swept]
-    return tuple(sorted(shown, key=lambda experiment: list(TASKS).index(experiment.task)))
+    shown = tuple(e for e in experiments if _is_swept(e) or _key(_place(e.entries[0].runs[0])) not in swept)
+    return shown, tuple(e for e in experiments if e not in shown)
 
 
 def _experiment(group: Sequence[Run], timings: Sequence[Run]) -> Experiment:
