@@ -71,9 +71,9 @@ def test_steps_to_the_baselines_end():
 @pytest.mark.parametrize(
     ("losses", "milliseconds", "kind", "part"),
     [
-        ((2.0, 0.4, 0.3), 12.0, "wins", "in 50 % of its steps and 60 % of its seconds; it ends at 0.3"),
-        ((2.0, 0.4, 0.3), 25.0, "fewer steps", "50 % of its steps and 125 % of its seconds"),
-        ((2.0, 1.0, 0.4), 5.0, "loses", "in 100 % of its steps and 50 % of its seconds"),
+        ((2.0, 0.4, 0.3), 12.0, "wins", "in 50 % of its steps and 60 % of its time; it ends at 0.3"),
+        ((2.0, 0.4, 0.3), 25.0, "fewer steps", "50 % of its steps and 125 % of its time"),
+        ((2.0, 1.0, 0.4), 5.0, "loses", "in 100 % of its steps and 50 % of its time"),
         ((2.0, 1.0, 0.9), 5.0, "loses", "does not reach tuned AdamW's final validation loss (0.5); it ends at 0.9"),
         ((2.0, math.nan, math.nan), 5.0, "loses", "(0.5): every run diverged."),
     ],
@@ -115,6 +115,9 @@ def test_ratios_are_of_runs_that_took_turns_where_there_are_any():
     ratio = together.step_ratio(together.entries[1], together.entries[0])
     assert ratio is not None
     assert (ratio.value, ratio.together) == (1.5, True)
+    # Its share of time is then that ratio times its share of steps, whatever the seconds.
+    share = together.time_share(together.entries[1], ex.Reach(10, 1, 99.0, 1, 1), together.entries[0], adamw.whole())
+    assert share == 0.75
     # Another configuration of the solver tells nothing about this one.
     other = dataclasses.replace(turns[1].header, optimizer_settings={"learning_rate": 9, "ridge": 2.0})
     apart = experiment(*runs, timings=(turns[0], dataclasses.replace(turns[1], header=other)))

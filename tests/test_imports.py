@@ -24,6 +24,7 @@ COMMAND = {
     "lnb._terminal",
     "lnb._turns",
 }
+DRAWING = {"lnb._plots", "lnb._report", "lnb._report_figures"}
 CORE_PACKAGES = {"jax", "optax", "numpy", "lnb", *sys.stdlib_module_names}
 
 
@@ -118,8 +119,9 @@ def test_the_terminal_is_the_commands_alone(package):
 def test_what_takes_long_to_load_is_loaded_when_it_is_needed(package):
     loaded = {name: imported(name, anywhere=False) for name in MODULES}
     loading = {name for name, others in loaded.items() if any(other.startswith(package) for other in others)}
-    assert loading <= {"lnb._plots"}
-    assert not any(other.startswith("lnb._plots") for others in loaded.values() for other in others)
+    assert loading <= DRAWING
+    users = {name for name, others in loaded.items() if any(own_module(other) in DRAWING for other in others)}
+    assert users <= DRAWING
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in COMMAND])

@@ -83,8 +83,8 @@ def test_numbers_on_the_page(folder, capsys):
     ]
     assert ["AdamW", "20 (100 %), 1/2 seeds", "0.2 s (100 %)", "not in 20", "-"] in page.rows
     assert ["LNB (auto)", "10 (50 %), 1/2 seeds", "0.15 s (75 %)", "not in 20", "-"] in page.rows
-    assert ["LNB (auto)", "15", "1.5 *", "2.5 MB", "1.25", "2.25 s"] in page.rows
-    assert ["digits", "LNB (auto)", "50 %, 1/2 seeds", "75 %", "0.417", "-1.00", "1.5", "1.25"] in page.rows
+    assert ["LNB (auto)", "15", "1.50 *", "2.5 MB", "1.25", "2.25 s"] in page.rows
+    assert ["digits", "LNB (auto)", "50 %, 1/2 seeds", "75 %", "0.42", "-1.00", "1.50", "1.25"] in page.rows
     assert page.row("AdamW", "0.1", "1") == [["AdamW", "0.1", "1", "80.00 %", ""]]
     assert page.row("AdamW", "0.3", "0.5") == [["AdamW", "0.3", "0.5", "90.00 %", "picked"]]
     for text in (

@@ -34,9 +34,9 @@ def glance_table(experiments: Sequence[Experiment]) -> Table:
         name = experiment.title if often[experiment.task] > 1 else experiment.task
         ours = [entry for entry in experiment.entries if entry.is_lnb]
         rows += [(name, *_glance(experiment, entry, baseline)) for entry in ours if baseline is not None]
-    columns = ("task", "solver", "steps", "seconds", "final loss", "accuracy", "time of a step", "memory of a step")
+    columns = ("task", "solver", "steps", "time", "final loss", "accuracy", "time of a step", "memory of a step")
     note = (
-        "Beside tuned AdamW, or Adam: the share of its steps and seconds until its final held-out loss is reached; the "
+        "Beside tuned AdamW, or Adam: the share of its steps and time until its final held-out loss is reached; the "
         "final loss as a multiple of its own; the difference in accuracy; a step's time and memory as multiples of its "
         "own."
     )
@@ -44,7 +44,8 @@ def glance_table(experiments: Sequence[Experiment]) -> Table:
 
 
 def _glance(experiment: Experiment, entry: Entry, baseline: Entry) -> tuple[str, ...]:
-    steps, seconds = _times(entry, reach_of_baseline(experiment, entry), baseline.whole(), shares_only=True)
+    reach, total = reach_of_baseline(experiment, entry), baseline.whole()
+    steps, seconds = _times(experiment, entry, reach, total, shares_only=True)
     ratio, memory, reference = experiment.step_ratio(entry, baseline), entry.step_bytes(), baseline.step_bytes()
     losses, accuracies = (
         [one.metric_at_end(metric) for one in (entry, baseline)] for metric in (experiment.selection, "accuracy")
@@ -53,10 +54,10 @@ def _glance(experiment: Experiment, entry: Entry, baseline: Entry) -> tuple[str,
         entry.label,
         steps,
         seconds,
-        numerals.times(losses[0].mean / losses[1].mean) if losses[0] and losses[1] and losses[1].mean else _NOTHING,
+        numerals.ratio(losses[0].mean / losses[1].mean) if losses[0] and losses[1] and losses[1].mean else _NOTHING,
         f"{100 * (accuracies[0].mean - accuracies[1].mean):+.2f}" if accuracies[0] and accuracies[1] else _NOTHING,
-        _NOTHING if ratio is None else numerals.times(ratio.value),
-        numerals.times(memory / reference) if memory and reference else _NOTHING,
+        _NOTHING if ratio is None else numerals.ratio(ratio.value),
+        numerals.ratio(memory / reference) if memory and reference else _NOTHING,
     )
 
 
@@ -87,8 +88,9 @@ def times_table(experiment: Experiment) -> Table:
     for entry in experiment.entries:
         row = [entry.label]
         if baseline is not None:
-            row += _times(entry, reach_of_baseline(experiment, entry), baseline.whole())
-        row += _times(entry, reach_of_target(experiment, entry), baseline and reach_of_target(experiment, baseline))
+            row += _times(experiment, entry, reach_of_baseline(experiment, entry), baseline.whole())
+        reference = baseline and reach_of_target(experiment, baseline)
+        row += _times(experiment, entry, reach_of_target(experiment, entry), reference)
         rows.append(tuple(row))
     notes = () if baseline is None else (f"In brackets: the share of {baseline.label}'s.",)
     return Table("Time to a value", tuple(columns), tuple(rows), notes)
@@ -111,11 +113,11 @@ def cost_table(experiment: Experiment) -> Table:
             ratio = experiment.step_ratio(entry, baseline)
             apart |= ratio is not None and not ratio.together
             mark = "" if ratio is None or ratio.together else " *"
-            row.append(_NOTHING if ratio is None else f"{numerals.times(ratio.value)}{mark}")
+            row.append(_NOTHING if ratio is None else f"{numerals.ratio(ratio.value)}{mark}")
         row.append(_NOTHING if memory is None else f"{memory / 1e6:,.3g} MB")
         if baseline is not None:
             reference = baseline.step_bytes()
-            row.append(numerals.times(memory / reference) if memory and reference else _NOTHING)
+            row.append(numerals.ratio(memory / reference) if memory and reference else _NOTHING)
         row.append(_NOTHING if compilation is None else numerals.seconds(compilation))
         rows.append(tuple(row))
     notes = ("* from runs that did not take turns: the machine may have been busier for one than for the other.",)
@@ -167,12 +169,15 @@ def _rate(entry: Entry) -> str:
     return f"{entry.choice.rate:g}{'' if entry.choice.edge is None else ' (edge)'}"
 
 
-def _times(entry: Entry, reach: Reach | None, reference: Reach | None, *, shares_only: bool = False) -> tuple[str, str]:
+def _times(
+    experiment: Experiment, entry: Entry, reach: Reach | None, reference: Reach | None, *, shares_only: bool = False
+) -> tuple[str, str]:
     """Steps and seconds, each with its share of the baseline's."""
     if reach is None:
         return ("never" if shares_only else f"not in {numerals.steps(entry.whole().steps)}"), _NOTHING
-    steps, seconds = numerals.steps(reach.steps), numerals.seconds(reach.seconds)
-    if reference is not None and reference.steps and reference.seconds:
-        shares = numerals.share(reach.steps / reference.steps), numerals.share(reach.seconds / reference.seconds)
-        steps, seconds = shares if shares_only else (f"{steps} ({shares[0]})", f"{seconds} ({shares[1]})")
+    steps, seconds, baseline = numerals.steps(reach.steps), numerals.seconds(reach.seconds), experiment.baseline
+    if baseline is not None and reference is not None and reference.steps and reference.seconds:
+        in_steps = numerals.share(reach.steps / reference.steps)
+        in_time = numerals.share(experiment.time_share(entry, reach, baseline, reference))
+        steps, seconds = (in_steps, in_time) if shares_only else (f"{steps} ({in_steps})", f"{seconds} ({in_time})")
     return (steps if reach.by_all else f"{steps}, {reach.reached}/{reach.count} seeds"), seconds

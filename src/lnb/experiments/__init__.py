@@ -37,13 +37,13 @@ from lnb.experiments._records import check_same_settings as check_same_settings
 from lnb.experiments._records import describe_environment as describe_environment
 from lnb.experiments._records import read_begun as read_begun
 from lnb.experiments._records import read_run as read_run
-from lnb.experiments._stored import StoredRun as StoredRun
 from lnb.experiments._results import Results as Results
 from lnb.experiments._results import read_results as read_results
 from lnb.experiments._sentences import Sentence as Sentence
 from lnb.experiments._sentences import reach_of_baseline as reach_of_baseline
 from lnb.experiments._sentences import reach_of_target as reach_of_target
 from lnb.experiments._sentences import sentences_of as sentences_of
+from lnb.experiments._stored import StoredRun as StoredRun
 from lnb.experiments._summary import Summary as Summary
 from lnb.experiments._summary import has_ended as has_ended
 from lnb.experiments._summary import summarize as summarize

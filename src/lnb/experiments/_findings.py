@@ -212,6 +212,17 @@ class Experiment:
         ours, theirs = entry.milliseconds(), baseline.milliseconds()
         return Ratio(ours / theirs, together=entry is baseline) if ours and theirs else None
 
+    def time_share(self, entry: Entry, ours: Reach, baseline: Entry, theirs: Reach) -> float:
+        """The optimizer's time as a share of the baseline's.
+
+        Seconds of runs that did not take turns tell how busy the machine was, too. So where the ratio of the times of
+        a step is known from runs that did, the share is that ratio times the share of steps.
+        """
+        ratio = self.step_ratio(entry, baseline)
+        if ratio is not None and ratio.together:
+            return ratio.value * ours.steps / theirs.steps
+        return ours.seconds / theirs.seconds
+
 
 def spread(values: Sequence[float]) -> Spread:
     """Mean and standard deviation of at least one number.

@@ -61,6 +61,15 @@ def times(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
+def ratio(value: float) -> str:
+    """A factor in a table, two decimals where that tells enough.
+
+    >>> ratio(1.0), ratio(0.0123), ratio(20.06)
+    ('1.00', '0.0123', '20.1')
+    """
+    return f"{value:.2f}" if 0.1 <= value < 10 else times(value)
+
+
 def with_spread(numbers: Spread | None, form: Callable[[float], str]) -> str:
     """Mean and standard deviation; a dash if there is none.
 

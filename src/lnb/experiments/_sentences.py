@@ -73,7 +73,7 @@ def _compare(experiment: Experiment, entry: Entry, baseline: Entry) -> Sentence:
     seeds = "" if reach.by_all else f" with only {reach.reached} of {reach.count} seeds"
     text = (
         f"{entry.label} reaches {goal}{seeds} in {numerals.share(reach.steps / total.steps)} of its steps "
-        f"and {numerals.share(reach.seconds / total.seconds)} of its seconds{closing}"
+        f"and {numerals.share(experiment.time_share(entry, reach, baseline, total))} of its time{closing}"
     )
     # The baseline may pass its own final value on the way: it is not to be counted as slower than it is.
     own = reach_of_baseline(experiment, baseline)
@@ -85,7 +85,8 @@ def _compare(experiment: Experiment, entry: Entry, baseline: Entry) -> Sentence:
         )
     if not reach.by_all or reach.steps >= first.steps:
         return _sentence("loses", experiment, text)
-    return _sentence("wins" if reach.seconds < first.seconds else "fewer steps", experiment, text)
+    is_quicker = experiment.time_share(entry, reach, baseline, first) < 1
+    return _sentence("wins" if is_quicker else "fewer steps", experiment, text)
 
 
 def _sentence(kind: Kind, experiment: Experiment, text: str) -> Sentence:
