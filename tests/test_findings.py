@@ -189,29 +189,32 @@ def test_figure_2(plain, inverted, outcome):
     assert verdict(2, *runs).outcome == outcome
 
 
-def test_depths_of_figure_2_are_judged_together():
-    def runs(hidden, inverted_adam):
-        accuracies = {("mnist", "lnb"): 0.98, ("mnist", "adam"): 0.98}
-        accuracies |= {("mnist-inverted", "lnb"): 0.98, ("mnist-inverted", "adam"): inverted_adam}
-        return [
-            made_run(optimizer, task, accuracies=(0.1, 0.5, end), task_settings={"hidden": hidden})
-            for (task, optimizer), end in accuracies.items()
-        ]
-
-    assert verdict(2, *runs([8], 0.9), *runs([8, 8], 0.9)).outcome == "reproduced"
-    figure = verdict(2, *runs([8], 0.9), *runs([8, 8], 0.98))
-    assert figure.outcome == "partly"
-    assert [fact.holds for fact in figure.cases[0].facts] == [True, True, True, False]
-    assert "hidden layers 8-8: (b)" in figure.cases[0].facts[3].text
-
-
 @pytest.fixture
 def with_network_tasks(monkeypatch):
-    """The tasks of Figures 3 and 4, which are judged by their names and metrics alone."""
-    named = {name: dataclasses.replace(ex.find_task("digits"), name=name) for name in ("vit-cifar10", "unet-voc")}
+    """The tasks of Figures 2 to 4, which are judged by their names and metrics alone."""
+    names = ("mnist-deep", "mnist-deep-inverted", "vit-cifar10", "unet-voc")
+    named = {name: dataclasses.replace(ex.find_task("digits"), name=name) for name in names}
     tasks = {**ex.TASKS, **named}
     monkeypatch.setattr("lnb.experiments._tasks.TASKS", tasks)
     monkeypatch.setattr("lnb.experiments._findings.TASKS", tasks)
+
+
+@pytest.mark.usefixtures("with_network_tasks")
+def test_depths_of_figure_2_are_judged_together():
+    def runs(task, hidden, inverted_adam):
+        accuracies = {(task, "lnb"): 0.98, (task, "adam"): 0.98}
+        accuracies |= {(f"{task}-inverted", "lnb"): 0.98, (f"{task}-inverted", "adam"): inverted_adam}
+        return [
+            made_run(optimizer, name, accuracies=(0.1, 0.5, end), task_settings={"hidden": hidden})
+            for (name, optimizer), end in accuracies.items()
+        ]
+
+    assert verdict(2, *runs("mnist", [8], 0.9), *runs("mnist", [8, 8], 0.9)).outcome == "reproduced"
+    assert verdict(2, *runs("mnist", [8], 0.9), *runs("mnist-deep", [8, 8], 0.9)).outcome == "reproduced"
+    figure = verdict(2, *runs("mnist", [8], 0.9), *runs("mnist-deep", [8, 8], 0.98))
+    assert figure.outcome == "partly"
+    assert [fact.holds for fact in figure.cases[0].facts] == [True, True, True, False]
+    assert "mnist-deep, hidden layers 8-8: (b)" in figure.cases[0].facts[3].text
 
 
 @pytest.mark.usefixtures("with_network_tasks")

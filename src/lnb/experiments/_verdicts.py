@@ -20,6 +20,7 @@ _FACTORIZED = 1e-6  # the relative loss of Figure 1
 _ALIKE = 0.005  # Figure 2: accuracies that are as good as the same
 _INVARIANT = 0.003  # what LNB may lose by inverting pixels
 _DEGRADED = 0.01  # what Adam has to lose
+_INVERTED = "-inverted"  # what the name of a task ends in whose pixels are
 _ROUNDING = 1e-9  # a difference of two accuracies is no exact decimal
 
 
@@ -98,7 +99,7 @@ def papers_figures(experiments: Sequence[Experiment]) -> tuple[PaperFigure, ...]
             "is no more than 0.3 points below its own accuracy on MNIST, while Adam loses over 1 point. Rates are "
             "tuned for each of the two. Reproduced if both hold at every depth that was run, partly if something "
             "holds.",
-            "mnist, mnist-inverted",
+            "mnist, mnist-inverted, and the same of mnist-deep",
             _mnist_cases(experiments),
         ),
         PaperFigure(
@@ -168,9 +169,9 @@ def _mnist_cases(experiments: Sequence[Experiment]) -> tuple[Case, ...]:
     cases: dict[tuple[str, str], Case] = {}
     for plain in experiments:
         adam = plain.find(("adam", "adamw"))
-        if plain.task != "mnist" or adam is None:
+        if not plain.task.startswith("mnist") or plain.task.endswith(_INVERTED) or adam is None:
             continue
-        where = f"mnist and mnist-inverted, {plain.configuration}"
+        where = f"MNIST, {plain.configuration}"
         for entry in plain.entries:
             if entry.is_lnb:
                 before = cases.get((where, entry.label))
@@ -184,12 +185,13 @@ def _inverted(plain: Experiment, experiments: Sequence[Experiment]) -> Experimen
     def configuration(experiment: Experiment) -> tuple[object, ...]:
         return (experiment.scale, experiment.schedule, experiment.epochs, experiment.settings)
 
-    same = (e for e in experiments if e.task == "mnist-inverted" and configuration(e) == configuration(plain))
+    name = f"{plain.task}{_INVERTED}"
+    same = (e for e in experiments if e.task == name and configuration(e) == configuration(plain))
     return next(same, None)
 
 
 def _invariant_facts(plain: Experiment, inverted: Experiment | None, lnb: Entry, adam: Entry) -> tuple[Fact, ...]:
-    depth = f"hidden layers {'-'.join(map(str, plain.settings['hidden']))}: " if "hidden" in plain.settings else ""
+    depth = f"{plain.task}, hidden layers {'-'.join(map(str, plain.settings['hidden']))}: "
     ours, theirs = (entry.metric_at_end("accuracy") for entry in (lnb, adam))
     if ours is None or theirs is None:
         return (Fact(f"{depth}(a) {lnb.label if ours is None else adam.label} diverged with every seed", False),)
@@ -199,13 +201,13 @@ def _invariant_facts(plain: Experiment, inverted: Experiment | None, lnb: Entry,
         not lnb.diverged and abs(ours.mean - theirs.mean) <= _ALIKE + _ROUNDING,
     )
     if inverted is None:
-        return first, Fact(f"{depth}(b) mnist-inverted was not run like this", False)
+        return first, Fact(f"{depth}(b) {plain.task}{_INVERTED} was not run like this", False)
     changes: list[float] = []
     for entry, before in ((lnb, ours), (adam, theirs)):
         same = (e for e in inverted.entries if (e.optimizer, e.settings) == (entry.optimizer, entry.settings))
         after = next((end for e in same if (end := e.metric_at_end("accuracy"))), None)
         if after is None:
-            return first, Fact(f"{depth}(b) {entry.label} has no finite run on mnist-inverted", False)
+            return first, Fact(f"{depth}(b) {entry.label} has no finite run with inverted pixels", False)
         changes.append(after.mean - before.mean)
     second = Fact(
         f"{depth}(b) inverting changes {lnb.label} by {_points(changes[0])}, {adam.label} by {_points(changes[1])}",
