@@ -175,7 +175,7 @@ def test_a_command_repeats_a_run():
     )
     assert ex.repeat_command(changed) == (
         "lnb compare digits --optimizers lnb --schedule linear --epochs 1 --evaluate-every 7 --seed 3 "
-        "--task.hidden 8 9 --lnb.ridge 1e-06 --lnb.step polyak --lnb.clip-norm None"
+        "--task.hidden 8 9 --lnb.step polyak --lnb.clip-norm None --lnb.ridge 1e-06"
     )
     nesterov = header_of(ex.find_task("digits"), "sgd")
     nesterov = dataclasses.replace(nesterov, optimizer_settings={**nesterov.optimizer_settings, "nesterov": True})

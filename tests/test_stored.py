@@ -158,12 +158,12 @@ def test_settings_that_differ_are_named():
     begun = header_of(ex.find_task("digits"), "lnb")
     line = json.loads(json.dumps(dataclasses.asdict(begun)))
     read = dataclasses.replace(begun, task_settings=line["task_settings"], comparison="other", environment={})
-    ex.check_same_settings(read, begun)
+    ex.check_same_settings(read, begun, "")
     asked = dataclasses.replace(
         begun, seed=1, optimizer_settings={**begun.optimizer_settings, "ridge": 7.0}, evaluate_every=2
     )
     with pytest.raises(ex.ExperimentError) as caught:
-        ex.check_same_settings(read, asked)
+        ex.check_same_settings(read, asked, "Give the same.")
     for part in ("`evaluate_every` was 5, asked is 2", "`seed` was 0, asked is 1", "`lnb.ridge` was 0.1, asked is 7.0"):
         assert part in str(caught.value)
     assert "hidden" not in str(caught.value)

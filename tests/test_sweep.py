@@ -162,7 +162,7 @@ def test_runs_with_other_settings_are_not_taken_for_the_same(tmp_path, capsys):
     options = ["sweep", "digits", "--optimizer", "adam", *SMALL, "--rates", "0.1", "--seeds", "0", "--output", tmp_path]
     assert lnb(*options) == 0
     assert lnb(*options, "--epochs", "2") == 2
-    assert "its epochs is 1, not 2" in capsys.readouterr().err
+    assert "`epochs` was 1, asked is 2" in capsys.readouterr().err
     assert lnb(*options, "--adam.mean-decay", "0.5") == 2
     assert "{'mean_decay': 0.9}, not {'mean_decay': 0.5}" in capsys.readouterr().err
 

@@ -88,7 +88,7 @@ def _begun(folder: Path, headers: dict[str, ex.RunHeader]) -> dict[str, ex.Run]:
     found = {name: ex.read_begun(folder / f"{name}.jsonl") for name in headers}
     begun = {name: run for name, run in found.items() if run is not None}
     for name, run in begun.items():
-        ex.check_same_settings(run.header, headers[name])
+        ex.check_same_settings(run.header, headers[name], "Give the same, or start again without `--resume`.")
     for comparison in [run.header.comparison for run in begun.values() if run.cost is None][:1]:
         for name, header in headers.items():
             headers[name] = dataclasses.replace(header, comparison=comparison)

@@ -18,6 +18,7 @@ from lnb.experiments import ExperimentError, Record, Run, summarize
 # The first eight are Okabe and Ito's palette, which stays apart under every common colour blindness.
 _STYLES: dict[str, tuple[str, Any]] = {
     "lnb-auto": ("#0072B2", "-"),
+    "lnb-spectral": ("#AA3377", (0, (9, 1))),
     "lnb": ("#009E73", (0, (7, 1.5))),
     "adam": ("#D55E00", (0, (5, 1.5))),
     "adamw": ("#E69F00", (0, (4, 1))),
@@ -26,9 +27,7 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "sgd": ("#000000", (0, (1, 2))),
     "lnb-diagonal": ("#B5A800", (0, (3, 1))),
     "lnb-low-rank": ("#332288", (0, (1, 1))),
-    "kfac": ("#882255", (0, (6, 1, 1, 1, 1, 1))),
     "gauss-newton": ("#8C510A", (0, (2, 1))),
-    "gd": ("#777777", (0, (1, 3))),
 }
 _PROMINENT = ("lnb-auto", 2.4)  # the default of the library is drawn on top, this wide
 _WIDTH = 1.7

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lnb import experiments as ex
+from lnb._comparison import field_of, scale_of
 from lnb._terminal import console as standard_output
 
 
@@ -164,9 +165,9 @@ def _title(task: ex.Task) -> str:
 
 def _parse(task: ex.Task, arguments: Sequence[str]) -> Any:
     """The `_Sweep`, with a field `task` and one for each optimizer, hyphens in its name as underscores."""
-    scale = _scale(arguments)
-    size, starting = task.at(scale), task.starting_settings(scale)
-    nested = {"task": size.settings, **{_field(name): settings for name, settings in starting.items()}}
+    scale, size = scale_of(task, arguments)
+    starting = task.starting_settings(scale)
+    nested = {"task": size.settings, **{field_of(name): settings for name, settings in starting.items()}}
     asked = dataclasses.make_dataclass(
         "Sweep",
         [(name, type(value), dataclasses.field(default=value)) for name, value in nested.items()],
@@ -193,16 +194,6 @@ def _parse(task: ex.Task, arguments: Sequence[str]) -> Any:
     )
 
 
-def _scale(arguments: Sequence[str]) -> str:
-    """What `--scale` is, on which the other options' defaults depend."""
-    scale = "cpu"
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, _, value = word.partition("=")
-        if name == "--scale":
-            scale = value or following
-    return scale
-
-
 def _settings(task: ex.Task, asked: Any) -> Any:
     """The settings of the optimizer to tune.
 
@@ -211,13 +202,9 @@ def _settings(task: ex.Task, asked: Any) -> Any:
     """
     chosen, starting = ex.check_optimizer(asked.optimizer), task.starting_settings(asked.scale)
     for name, untouched in starting.items():
-        if name != chosen and getattr(asked, _field(name)) != untouched:
+        if name != chosen and getattr(asked, field_of(name)) != untouched:
             raise ex.ExperimentError(f"--{name} has options, but `optimizer` is {chosen}.")
-    settings = getattr(asked, _field(chosen))
+    settings = getattr(asked, field_of(chosen))
     if settings.learning_rate != starting[chosen].learning_rate:
         raise ex.ExperimentError(f"--{chosen}.learning-rate is what a sweep varies: give `--rates`.")
     return settings
-
-
-def _field(name: str) -> str:
-    return name.replace("-", "_")

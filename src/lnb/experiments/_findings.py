@@ -16,18 +16,18 @@ from typing import Any
 from lnb.experiments._records import Run
 from lnb.experiments._summary import summarize
 from lnb.experiments._sweep import Choice, choose_rate, end_value
-from lnb.experiments._tasks import TASKS, Target, find_task
+from lnb.experiments._task import Target
+from lnb.experiments._tasks import TASKS, find_task
 from lnb.experiments._training import Record
 
 LABELS: Mapping[str, str] = {
     "adamw": "AdamW",
     "adam": "Adam",
     "sgd": "SGD",
-    "gd": "Gradient descent",
     "muon": "Muon",
-    "kfac": "K-FAC",
     "gauss-newton": "Gauss-Newton",
     "lnb-auto": "LNB (auto)",
+    "lnb-spectral": "LNB (auto, spectral step)",
     "lnb": "LNB (CG)",
     "lnb-cholesky": "LNB (Cholesky)",
     "lnb-low-rank": "LNB (low rank)",

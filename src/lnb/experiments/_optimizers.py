@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -125,8 +126,8 @@ class Muon:
 
     learning_rate: float = 0.02
     """Step size of the matrices."""
-    adam_learning_rate: float = 1e-3
-    """Step size of everything else."""
+    adam_share: float = 0.15
+    """Step size of everything else, as a share of that of the matrices."""
     momentum: float = 0.95
     """Of the moving average of the gradient."""
     steps: int = 5
@@ -144,20 +145,54 @@ class Muon:
             beta=self.momentum,
             weight_decay=self.weight_decay,
             adam_weight_decay=self.weight_decay,
-            adam_learning_rate=self.adam_learning_rate,
+            adam_learning_rate=self.adam_share * self.learning_rate,
         )
         return _clipped(self, muon)
 
 
 @dataclass(frozen=True)
-class LNB:
-    """Linear neuron boosting with the paper's solver: conjugate gradients on the batch's metric."""
+class Boosting(ABC):
+    """What the forms of linear neuron boosting share: all but the solver."""
 
     reads_features: ClassVar[bool] = True
     reads_residuals: ClassVar[bool] = False
 
     learning_rate: float = 0.5
     """Length of a step in function space, sqrt(epsilon)."""
+    gradient_decay: float = 0.9
+    """Of the moving average of the gradient."""
+    weight_decay: float = 1e-4
+    """Shrinks the parameters by this times the learning rate."""
+    min_norm: float = 1e-2
+    """Lower bound on the norm that a step is divided by."""
+    step: Literal["norm", "polyak", "spectral"] = "norm"
+    """Length of a step: the learning rate; Polyak's, the learning rate times loss / norm; or "spectral", the learning
+    rate along each direction of a neuron's output."""
+    clip_norm: float | None = None
+    """Global norm that the gradient is clipped to first."""
+
+    @abstractmethod
+    def solver(self) -> Any:
+        """As `lnb.lnb` takes it."""
+
+    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
+        """The transformation."""
+        boosting = lnb.lnb(
+            neurons,
+            self.learning_rate,
+            solver=self.solver(),
+            gradient_decay=self.gradient_decay,
+            weight_decay=self.weight_decay,
+            min_norm=self.min_norm,
+            step=self.step,
+        )
+        return _clipped(self, boosting)
+
+
+@dataclass(frozen=True)
+class LNB(Boosting):
+    """Linear neuron boosting with the paper's solver: conjugate gradients on the batch's metric."""
+
     steps: int = 2
     """Conjugate gradient iterations."""
     ridge: float = 0.1
@@ -168,70 +203,38 @@ class LNB:
     """Of the moving average of the features."""
     square_decay: float = 0.999
     """Of the moving average of the squared features."""
-    gradient_decay: float = 0.9
-    """Of the moving average of the gradient."""
-    weight_decay: float = 1e-4
-    """Shrinks the parameters by this times the learning rate."""
-    min_norm: float = 1e-2
-    """Lower bound on the norm that a step is divided by."""
-    step: Literal["norm", "polyak"] = "norm"
-    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
 
-    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        solver = lnb.CG(
+    def solver(self) -> Any:
+        """CG."""
+        return lnb.CG(
             steps=self.steps,
             ridge=self.ridge,
             shrinkage=self.shrinkage,
             mean_decay=self.mean_decay,
             square_decay=self.square_decay,
         )
-        return _boosting(self, neurons, solver)
 
 
 @dataclass(frozen=True)
-class LNBCholesky:
+class LNBCholesky(Boosting):
     """Linear neuron boosting with the averaged metric factored every few steps."""
 
-    reads_features: ClassVar[bool] = True
-    reads_residuals: ClassVar[bool] = False
-
-    learning_rate: float = 0.5
-    """Length of a step in function space, sqrt(epsilon)."""
     every: int = 10
     """Steps from one factorization to the next."""
     decay: float = 0.95
     """Of the moving average of the metric."""
     ridge: float = 0.1
     """Added to the metric's diagonal for the weights."""
-    gradient_decay: float = 0.9
-    """Of the moving average of the gradient."""
-    weight_decay: float = 1e-4
-    """Shrinks the parameters by this times the learning rate."""
-    min_norm: float = 1e-2
-    """Lower bound on the norm that a step is divided by."""
-    step: Literal["norm", "polyak"] = "norm"
-    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
 
-    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        solver = lnb.Cholesky(every=self.every, decay=self.decay, ridge=self.ridge)
-        return _boosting(self, neurons, solver)
+    def solver(self) -> Any:
+        """Cholesky."""
+        return lnb.Cholesky(every=self.every, decay=self.decay, ridge=self.ridge)
 
 
 @dataclass(frozen=True)
-class LNBDiagonal:
+class LNBDiagonal(Boosting):
     """Linear neuron boosting with the preconditioner alone: no products with the metric."""
 
-    reads_features: ClassVar[bool] = True
-    reads_residuals: ClassVar[bool] = False
-
-    learning_rate: float = 0.5
-    """Length of a step in function space, sqrt(epsilon)."""
     ridge: float = 0.1
     """Added to the metric's diagonal for the weights."""
     shrinkage: float = 0.1
@@ -240,37 +243,21 @@ class LNBDiagonal:
     """Of the moving average of the features."""
     square_decay: float = 0.999
     """Of the moving average of the squared features."""
-    gradient_decay: float = 0.9
-    """Of the moving average of the gradient."""
-    weight_decay: float = 1e-4
-    """Shrinks the parameters by this times the learning rate."""
-    min_norm: float = 1e-2
-    """Lower bound on the norm that a step is divided by."""
-    step: Literal["norm", "polyak"] = "norm"
-    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
 
-    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        solver = lnb.Diagonal(
+    def solver(self) -> Any:
+        """Diagonal."""
+        return lnb.Diagonal(
             ridge=self.ridge,
             shrinkage=self.shrinkage,
             mean_decay=self.mean_decay,
             square_decay=self.square_decay,
         )
-        return _boosting(self, neurons, solver)
 
 
 @dataclass(frozen=True)
-class LNBLowRank:
+class LNBLowRank(Boosting):
     """Linear neuron boosting with the metric's leading directions and its diagonal."""
 
-    reads_features: ClassVar[bool] = True
-    reads_residuals: ClassVar[bool] = False
-
-    learning_rate: float = 0.5
-    """Length of a step in function space, sqrt(epsilon)."""
     rank: int = 16
     """Leading directions."""
     every: int = 1
@@ -279,52 +266,26 @@ class LNBLowRank:
     """Of the moving average of the statistics."""
     ridge: float = 0.1
     """Added to the metric's diagonal for the weights."""
-    gradient_decay: float = 0.9
-    """Of the moving average of the gradient."""
-    weight_decay: float = 1e-4
-    """Shrinks the parameters by this times the learning rate."""
-    min_norm: float = 1e-2
-    """Lower bound on the norm that a step is divided by."""
-    step: Literal["norm", "polyak"] = "norm"
-    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
 
-    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        solver = lnb.LowRank(rank=self.rank, every=self.every, decay=self.decay, ridge=self.ridge)
-        return _boosting(self, neurons, solver)
+    def solver(self) -> Any:
+        """LowRank."""
+        return lnb.LowRank(rank=self.rank, every=self.every, decay=self.decay, ridge=self.ridge)
 
 
 @dataclass(frozen=True)
-class LNBAuto:
+class LNBAuto(Boosting):
     """Linear neuron boosting as `lnb.lnb` has it by default: a solver for each neuron by its sizes."""
 
-    reads_features: ClassVar[bool] = True
-    reads_residuals: ClassVar[bool] = False
-
-    learning_rate: float = 0.5
-    """Length of a step in function space, sqrt(epsilon)."""
     ridge: float = 10.0
     """A multiple of the features' mean variance and of features per sample, added to the metric's diagonal."""
     every: int = 10
     """Steps from one renewal of a neuron's statistics to the next."""
     rank: int = 16
     """Leading directions where the Gram matrix is too dear."""
-    gradient_decay: float = 0.9
-    """Of the moving average of the gradient."""
-    weight_decay: float = 1e-4
-    """Shrinks the parameters by this times the learning rate."""
-    min_norm: float = 1e-2
-    """Lower bound on the norm that a step is divided by."""
-    step: Literal["norm", "polyak"] = "norm"
-    """Length of a step: the learning rate, or Polyak's, the learning rate times loss / norm."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
 
-    def build(self, neurons: lnb.Neurons) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        return _boosting(self, neurons, lnb.auto(ridge=self.ridge, every=self.every, rank=self.rank))
+    def solver(self) -> Any:
+        """One for each neuron."""
+        return lnb.auto(ridge=self.ridge, every=self.every, rank=self.rank)
 
 
 OPTIMIZERS: Mapping[str, OptimizerSettings] = {
@@ -338,6 +299,7 @@ OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "lnb-diagonal": LNBDiagonal(),
     "lnb-low-rank": LNBLowRank(),
     "lnb-auto": LNBAuto(),
+    "lnb-spectral": LNBAuto(learning_rate=0.02, step="spectral"),
 }
 """The optimizers by name, with the settings that a task starts from."""
 
@@ -351,21 +313,6 @@ def check_optimizer(name: str) -> str:
     if name not in OPTIMIZERS:
         raise ExperimentError(f"`optimizers` has an unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}.")
     return name
-
-
-def _boosting(
-    settings: LNB | LNBCholesky | LNBDiagonal | LNBLowRank | LNBAuto, neurons: lnb.Neurons, solver: Any
-) -> optax.GradientTransformationExtraArgs:
-    boosting = lnb.lnb(
-        neurons,
-        settings.learning_rate,
-        solver=solver,
-        gradient_decay=settings.gradient_decay,
-        weight_decay=settings.weight_decay,
-        min_norm=settings.min_norm,
-        step=settings.step,
-    )
-    return _clipped(settings, boosting)
 
 
 def _clipped(settings: Any, transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

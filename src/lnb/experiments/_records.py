@@ -205,20 +205,17 @@ def read_begun(path: Path) -> Run | None:
     return read_run(path)
 
 
-def check_same_settings(begun: RunHeader, asked: RunHeader) -> None:
-    """That a run which is to go on is asked for with the settings it was begun with.
+def check_same_settings(found: RunHeader, asked: RunHeader, advice: str) -> None:
+    """That a run which is there already is the one that is asked for.
 
     Raises:
-        ExperimentError: it is not; the message names every setting that differs.
+        ExperimentError: it is not; the message names every setting that differs, and ends with the advice.
     """
-    before, now = (dict(_settings(header)) for header in (begun, asked))
+    before, now = (dict(_settings(header)) for header in (found, asked))
     differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
         pairs = "; ".join(f"`{name}` was {before.get(name)}, asked is {now.get(name)}" for name in differing)
-        raise ExperimentError(
-            f"`resume` goes on with the settings that {begun.optimizer} was begun with: {pairs}. "
-            "Give the same, or start again without `--resume`."
-        )
+        raise ExperimentError(f"`output` holds a run of {found.optimizer} with other settings: {pairs}. {advice}")
 
 
 def _settings(header: RunHeader) -> Iterator[tuple[str, Any]]:

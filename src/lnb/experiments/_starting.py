@@ -86,7 +86,7 @@ VISION_TRANSFORMER = _started_from(
     adam=Adam(learning_rate=1e-3),
     adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03),
-    muon=Muon(learning_rate=0.02, adam_learning_rate=1e-3),
+    muon=Muon(learning_rate=0.02),
     **_boosting(0.1),
 )
 
@@ -99,7 +99,7 @@ SEGMENTATION = _started_from(
     adam=Adam(learning_rate=1e-3),
     adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03, clip_norm=1.0),
-    muon=Muon(learning_rate=0.02, adam_learning_rate=1e-3),
+    muon=Muon(learning_rate=0.02),
     **_boosting(0.1),
 )
 
@@ -112,7 +112,7 @@ CHARACTER_TRANSFORMER = _started_from(
     adam=Adam(learning_rate=3e-3),
     adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
     sgd=SGD(learning_rate=0.1, clip_norm=1.0),
-    muon=Muon(learning_rate=0.02, adam_learning_rate=3e-3),
+    muon=Muon(learning_rate=0.02),
     **_boosting(0.1),
 )
 

@@ -6,16 +6,15 @@ grid of the same size, so that none is tuned with more care than another.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lnb.experiments._errors import ExperimentError
-from lnb.experiments._records import RecordWriter, Run, RunHeader, read_run
+from lnb.experiments._records import RecordWriter, Run, RunHeader, check_same_settings, read_run
 from lnb.experiments._summary import has_ended
 from lnb.experiments._training import Training
 
@@ -23,7 +22,6 @@ GRIDS: Mapping[str, tuple[float, ...]] = {
     "adam": (3e-4, 1e-3, 3e-3, 1e-2),
     "adamw": (3e-4, 1e-3, 3e-3, 1e-2),
     "sgd": (0.01, 0.03, 0.1, 0.3),
-    "gd": (0.01, 0.03, 0.1, 0.3),
     "muon": (0.003, 0.01, 0.02, 0.05),
     "gauss-newton": (0.1, 0.2, 0.5, 1.0),
     "lnb": (0.05, 0.1, 0.2, 0.5),
@@ -31,6 +29,7 @@ GRIDS: Mapping[str, tuple[float, ...]] = {
     "lnb-diagonal": (0.05, 0.1, 0.2, 0.5),
     "lnb-low-rank": (0.05, 0.1, 0.2, 0.5),
     "lnb-auto": (0.05, 0.1, 0.2, 0.5),
+    "lnb-spectral": (0.005, 0.01, 0.02, 0.05),
 }
 """The learning rates that are tried for each optimizer."""
 
@@ -39,7 +38,7 @@ _POLYAK = (0.25, 0.5, 1.0, 2.0)
 _FACTORIZATION_GRIDS: Mapping[str, tuple[float, ...]] = {
     "adam": (0.1, 0.3, 1.0, 3.0),
     "adamw": (0.1, 0.3, 1.0, 3.0),
-    **{name: _POLYAK for name in GRIDS if name.startswith("lnb")},
+    **{name: _POLYAK for name in GRIDS if name.startswith("lnb") and name != "lnb-spectral"},
 }
 
 TASK_GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
@@ -49,17 +48,6 @@ TASK_GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 """What a task has in place of `GRIDS`."""
 
 _EXTENSIONS = 2  # rates that a grid may be extended by
-_SETTLED = (
-    "task",
-    "optimizer",
-    "task_settings",
-    "optimizer_settings",
-    "seed",
-    "scale",
-    "epochs",
-    "evaluate_every",
-    "schedule",
-)
 
 
 @dataclass(frozen=True)
@@ -193,7 +181,7 @@ def finish_run(path: Path, header: RunHeader, start: Callable[[], Training]) -> 
     """
     if path.exists():
         found = read_run(path)
-        _check_same(found.header, header, path)
+        check_same_settings(found.header, header, f"Choose another `output`, or move {path} away.")
         if has_ended(found):
             return found, True
     unfinished = path.with_name(f"{path.name}.part")
@@ -204,25 +192,3 @@ def finish_run(path: Path, header: RunHeader, start: Callable[[], Training]) -> 
         writer.write_cost(training.cost())
     os.replace(unfinished, path)
     return read_run(path), False
-
-
-def _check_same(found: RunHeader, asked: RunHeader, path: Path) -> None:
-    for name in _SETTLED:
-        before, now = _plain(getattr(found, name)), _plain(getattr(asked, name))
-        if before != now:
-            raise ExperimentError(
-                f"`output` holds another run at {path}: its {name.replace('_', ' ')} is {_difference(before, now)}. "
-                "Choose another `output`, or move that file away."
-            )
-
-
-def _difference(before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-        before, now = ({key: side.get(key) for key in keys} for side in (before, now))
-    return f"{before}, not {now}"
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: mappings are dictionaries, tuples are lists."""
-    return json.loads(json.dumps(value))
