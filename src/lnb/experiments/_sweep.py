@@ -41,9 +41,29 @@ _FACTORIZATION_GRIDS: Mapping[str, tuple[float, ...]] = {
     **{name: _POLYAK for name in GRIDS if name.startswith("lnb") and name != "lnb-spectral"},
 }
 
+# MNIST's batches are large, and inverted pixels bear short steps of Adam alone.
+_MNIST_GRIDS: Mapping[str, tuple[float, ...]] = {
+    "adam": (3e-3, 1e-2, 2e-2, 5e-2),
+    "adamw": (3e-3, 1e-2, 2e-2, 5e-2),
+    "muon": (0.01, 0.02, 0.05, 0.1),
+    "lnb-spectral": (0.01, 0.02, 0.05, 0.1),
+    **{name: (0.1, 0.2, 0.5, 1.0) for name in GRIDS if name.startswith("lnb") and name != "lnb-spectral"},
+}
+_SHORT = (1e-4, 3e-4, 1e-3, 3e-3)
+_INVERTED_MNIST_GRIDS: Mapping[str, tuple[float, ...]] = {
+    **_MNIST_GRIDS,
+    "adam": _SHORT,
+    "adamw": _SHORT,
+    "sgd": (1e-3, 3e-3, 0.01, 0.03),
+}
+
 TASK_GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "matrix-factorization": _FACTORIZATION_GRIDS,
     "matrix-factorization-svd": _FACTORIZATION_GRIDS,
+    "mnist": _MNIST_GRIDS,
+    "mnist-deep": _MNIST_GRIDS,
+    "mnist-inverted": _INVERTED_MNIST_GRIDS,
+    "mnist-deep-inverted": _INVERTED_MNIST_GRIDS,
 }
 """What a task has in place of `GRIDS`."""
 
