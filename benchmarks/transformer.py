@@ -42,6 +42,8 @@ class Settings:
     """A multiple of the features' mean variance; `auto` has its own."""
     every: int = 10
     """Steps between Cholesky's renewals."""
+    step: Literal["norm", "spectral"] = "norm"
+    """LNB's kind of step."""
     steps: int = 300
     """Of training."""
     batch: int = 128
@@ -125,7 +127,7 @@ def main() -> None:
         "cg": lnb.CG(ridge=ridge, relative=True),
     }
     if settings.optimizer in solvers:
-        optimizer = lnb.lnb(neurons, rate, solver=solvers[settings.optimizer])
+        optimizer = lnb.lnb(neurons, rate, solver=solvers[settings.optimizer], step=settings.step)
     elif settings.optimizer == "muon":
         optimizer = optax.with_extra_args_support(contrib.muon(rate, adam_learning_rate=settings.adam_learning_rate))
     else:
