@@ -96,8 +96,8 @@ WIDE_VISION_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
 )
 
 SEGMENTATION = _started_from(
-    adam=Adam(learning_rate=1e-3),
-    adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
+    adam=Adam(learning_rate=3e-3),
+    adamw=AdamW(learning_rate=3e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
     **_boosting(0.1),
@@ -113,7 +113,7 @@ CHARACTER_TRANSFORMER = _started_from(
     adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
     sgd=SGD(learning_rate=0.1, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
-    **_boosting(0.1),
+    **_boosting(0.2),
 )
 
 # nanoGPT's.

@@ -103,8 +103,8 @@ _SEGMENTATION = Task(
     scales=_scales(
         cpu=Scale(
             SegmentationSettings(size=96, width=8, depth=3, batch_size=8, validation_images=128),
-            epochs=3,
-            evaluate_every=60,
+            epochs=2,
+            evaluate_every=45,
         ),
         # The paper gives neither batch size nor number of epochs.
         paper=Scale(SegmentationSettings(), epochs=60, evaluate_every=90, optimizers=_starting.WIDE_SEGMENTATION),
