@@ -31,14 +31,15 @@ from lnb.experiments._records import describe_environment
 CYCLE = 10
 RESULTS = Path(__file__).parent / "results"
 
-SOLVERS: dict[str, lnb.Solver | Callable[[Any], lnb.Solver]] = {
-    "lnb auto": lnb.auto(),
-    "lnb Diagonal": lnb.Diagonal(relative=True),
-    "lnb LowRank(16)": lnb.LowRank(16, relative=True, samples=0.25),
-    "lnb Cholesky": lnb.Cholesky(relative=True, samples=0.25),
-    "lnb CG": lnb.CG(),
+LNB: dict[str, dict[str, Any]] = {
+    "lnb auto": {},
+    "lnb auto, spectral": {"step": "spectral"},
+    "lnb Diagonal": {"solver": lnb.Diagonal(relative=True)},
+    "lnb LowRank(16)": {"solver": lnb.LowRank(16, relative=True, samples=0.25)},
+    "lnb Cholesky": {"solver": lnb.Cholesky(relative=True, samples=0.25)},
+    "lnb CG": {"solver": lnb.CG()},
 }
-OPTIMIZERS = ("adam", "muon", *SOLVERS)
+OPTIMIZERS = ("adam", "muon", *LNB)
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ class Contestant:
 
 def _step(name: str, network: Network) -> tuple[Callable[..., Any], optax.GradientTransformation]:
     loss_fn, _, args, has_aux = network
-    if name in SOLVERS:
+    if name in LNB:
         neurons = lnb.find_neurons(loss_fn, network.params, *args, has_aux=has_aux)
-        optimizer = lnb.lnb(neurons, 0.01, solver=SOLVERS[name])
+        optimizer = lnb.lnb(neurons, 0.01, **LNB[name])
 
         def boosting_step(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
             value, grads, features = neurons.value_and_grad(params, *args)
