@@ -13,7 +13,7 @@ endif
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
-	.venv/bin/lnb compare digits-inverted
+	.venv/bin/lnb compare digits-inverted --optimizers adam lnb-auto lnb
 	@printf '\nPlots of LNB against Adam:\n%s\n%s\n' \
 		lnb-results/matrix-factorization/comparison.png lnb-results/digits-inverted/comparison.png
 
