@@ -74,10 +74,9 @@ def problem(scale):
     return loss_fn, params
 
 
-def train(scale, steps):
+def train(scale, steps, solver):
     loss_fn, params = problem(scale)
     neurons = lnb.find_neurons(loss_fn, params)
-    solver = lnb.Cholesky(relative=True, ridge=0.1)
     optimizer = lnb.lnb(neurons, 0.02, solver=solver, step="spectral", weight_decay=0.0)
     state, losses = optimizer.init(params), []
 
@@ -93,10 +92,23 @@ def train(scale, steps):
     return losses
 
 
-def test_training_falls_and_does_not_depend_on_the_scale_of_the_features():
-    losses = train(1.0, 40)
+SOLVERS = [
+    lnb.Cholesky(relative=True),
+    lnb.LowRank(relative=True),
+    lnb.Diagonal(relative=True),
+    lnb.CG(relative=True),
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+def test_training_falls_with_every_solver(solver):
+    losses = train(1.0, 40, solver)
     assert losses[-1] < 0.5 * losses[0]
-    np.testing.assert_allclose(train(100.0, 40), losses, rtol=1e-6)
+
+
+def test_training_does_not_depend_on_the_scale_of_the_features():
+    solver = lnb.Cholesky(relative=True)
+    np.testing.assert_allclose(train(100.0, 40, solver), train(1.0, 40, solver), rtol=1e-6)
 
 
 def test_each_neurons_output_changes_by_the_learning_rate_and_no_parameter_is_left_out():

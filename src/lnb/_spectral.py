@@ -7,9 +7,12 @@ step instead gives all directions one length,
 
     dW = M^-1/2 polar(M^-1/2 g) = theta (theta^T M theta)^-1/2 = theta (theta^T g)^-1/2,   theta = M^-1 g,
 
-with theta as any solver gives it: no root of M is taken. The inverse root is a polynomial in S = theta^T g [o, o], or
-theta g^T [i, i] from the left if that is smaller, evaluated by the quintic Newton-Schulz iteration on the small matrix
-alone. With M the identity this is Muon's step.
+with theta as a solver gives it: no root of M is taken. That is exact where the solver applies one symmetric matrix from
+the left (`Cholesky`, `LowRank`, `Diagonal`). `CG`, warm-started, and the two-sided solution of a tied weight do so only
+nearly, and S is then not quite symmetric: the step is near the steepest, without the bound.
+
+The inverse root is a polynomial in S = theta^T g [o, o], or theta g^T [i, i] from the left if that is smaller,
+evaluated by the quintic Newton-Schulz iteration on the small matrix alone. With M the identity this is Muon's step.
 """
 
 from __future__ import annotations
