@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import normal
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lnb
+from lnb._solvers._factor import sweep_inverse
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -266,19 +269,32 @@ def test_neurons_solved_together_are_solved_as_alone(x64, make):
             np.testing.assert_allclose(at_once[key], apart[key], rtol=1e-9)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices run batches of factorizations in one call")
-@pytest.mark.parametrize("make", [lnb.Cholesky, lnb.LowRank])
-def test_factorizations_are_not_batched_on_the_cpu(make):
-    """There, two batches of LAPACK calls that run at the same time wait for each other for good."""
-    params = [jnp.asarray(normal(4, 4, seed=k), jnp.float32) for k in range(3)]
-    neurons = lnb.find_neurons(deep, params, jnp.ones((8, 4)))
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices factor in one call")
+@pytest.mark.parametrize(("make", "calls_any"), [(lnb.Cholesky, False), (lnb.LowRank, True)])
+def test_lapack_is_called_for_single_small_matrices_alone_on_the_cpu(make, calls_any):
+    """Two batches of its calls at the same time wait for each other for good, and threads of large ones spin on."""
+    params = [jnp.asarray(normal(40, 40, seed=k), jnp.float32) for k in range(3)]
+    neurons = lnb.find_neurons(deep, params, jnp.ones((8, 40)))
     transform = lnb.scale_by_lnb(neurons, solver=make(every=1))
-    _, grads, features = neurons.value_and_grad(params, jnp.ones((8, 4)))
+    _, grads, features = neurons.value_and_grad(params, jnp.ones((8, 40)))
     update = jax.jit(lambda g, s, f: transform.update(g, s, params, features=f))
     program = update.lower(grads, transform.init(params), features).compile().as_text()
     calls = re.findall(r"f32\[([\d,]+)\][^\n]*custom_call_target=\"lapack_", program)
-    assert calls
-    assert all(prod(map(int, shape.split(",")[:-2])) == 1 for shape in calls)
+    assert bool(calls) == calls_any
+    for shape in calls:
+        *batch, rows, columns = map(int, shape.split(","))
+        assert prod(batch) == 1
+        assert max(rows, columns) <= 16
+
+
+@pytest.mark.usefixtures("x64")
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 100))
+def test_sweeping_a_positive_definite_matrix_gives_its_inverse(seed, groups, size):
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((groups, size + 3, size)) * np.geomspace(1, 10, size)
+    matrix = np.einsum("gni,gnj->gij", x, x) + 0.1 * np.eye(size)
+    inverse = np.linalg.inv(matrix)
+    np.testing.assert_allclose(sweep_inverse(jnp.asarray(matrix)), inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
 
 
 def test_fewer_samples_are_every_kth(x64):

@@ -3,7 +3,7 @@
 The Gram matrix E[x x^T] and the mean are averaged over batches. With a bias the covariance S = E[x x^T] - mu mu^T is
 inverted instead, which takes the bias's row out of the system exactly (see `_moments`) and is the better conditioned.
 The inverse itself is kept: the gradient is multiplied by it at every step, and a product of matrices is several times
-faster than two triangular solves.
+faster than two triangular solves. On the CPU elimination gives it, elsewhere Cholesky's factor (see `_factor`).
 """
 
 from __future__ import annotations
