@@ -38,7 +38,7 @@ def test_an_ignored_parameter_is_trained_with_the_identity_metric():
     value, grads, features = jax.jit(neurons.value_and_grad)(PARAMS, X)
     expected, expected_grads = jax.value_and_grad(loss_fn)(PARAMS, X)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    transform = lnb.scale_by_lnb(neurons)
+    transform = lnb.scale_by_lnb(neurons, step="norm")
     updates, _ = transform.update(grads, transform.init(PARAMS), PARAMS, features=features)
     ratio = updates["first"]["weight"] / expected_grads["first"]["weight"]
     np.testing.assert_allclose(ratio, jnp.broadcast_to(ratio[0, 0], ratio.shape), rtol=1e-5)

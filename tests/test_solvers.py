@@ -60,7 +60,7 @@ def evaluate(x, params=PARAMS):
 
 def direction(neurons, solver, grads, features, steps=1):
     """The direction after some steps on the same batch."""
-    return run(lnb.scale_by_lnb(neurons, solver=solver, min_norm=1e-30), PARAMS, grads, features, steps)
+    return run(lnb.scale_by_lnb(neurons, solver=solver, step="norm", min_norm=1e-30), PARAMS, grads, features, steps)
 
 
 def run(transform, params, grads, features, steps):
@@ -117,7 +117,7 @@ def test_a_use_without_the_bias_counts_for_the_weight_alone(x64, name):
     neurons = lnb.find_neurons(derivative_loss, params, jnp.asarray(normal(9, 2)))
     assert [(neuron.kind, neuron.samples) for neuron in neurons] == [("dense", 18)] * 2
     _, grads, features = neurons.value_and_grad(params, jnp.asarray(normal(9, 2)))
-    transform = lnb.scale_by_lnb(neurons, solver=EXACT[name](ridge=0.3), min_norm=1e-30)
+    transform = lnb.scale_by_lnb(neurons, solver=EXACT[name](ridge=0.3), step="norm", min_norm=1e-30)
     updates = run(transform, params, grads, features, steps=3)
     on_weights = jax.tree.map(lambda update: (0.3 if update.ndim > 1 else 0.0) * update, updates)
     back = flat(neurons.metric_product(features, updates)) + flat(on_weights)
@@ -258,7 +258,7 @@ def test_neurons_solved_together_are_solved_as_alone(x64, make):
     _, grads, features = neurons.value_and_grad(params, x)
 
     def solve(choice):
-        return run(lnb.scale_by_lnb(neurons, solver=choice, min_norm=1e6), params, grads, features, steps=1)
+        return run(lnb.scale_by_lnb(neurons, solver=choice, step="norm", min_norm=1e6), params, grads, features, steps=1)
 
     at_once = solve(make(ridge=0.2))
     for wanted in neurons:

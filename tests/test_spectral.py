@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._spectral import spectral_step, unit_step
+from lnb._spectral import norm_step, spectral_operations, spectral_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -45,7 +45,7 @@ def test_groups_are_steps_of_their_own():
 def test_a_gradient_of_zero_gives_no_step(shape):
     zero = jnp.zeros(shape)
     assert not spectral_step(zero, zero).any()
-    assert not unit_step(zero, zero).any()
+    assert not norm_step(zero, zero).any()
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -58,13 +58,13 @@ def test_with_the_identity_metric_it_is_muons_step():
 
 def problem(scale):
     random = np.random.default_rng(2)
-    x, y = random.standard_normal((50, 6)) * scale, random.standard_normal((50, 3))
+    x, y = random.standard_normal((400, 6)) * scale, random.standard_normal((400, 3))
     params = {
         "first": jnp.asarray(random.standard_normal((6, 5)) / scale),
         "bias": jnp.zeros(5),
         "scale": jnp.ones(5),
         "last": jnp.asarray(random.standard_normal((5, 3))),
-        "offset": jnp.zeros((50, 3)),
+        "offset": jnp.zeros((400, 3)),
     }
 
     def loss_fn(params):
@@ -77,7 +77,7 @@ def problem(scale):
 def train(scale, steps, solver):
     loss_fn, params = problem(scale)
     neurons = lnb.find_neurons(loss_fn, params)
-    optimizer = lnb.lnb(neurons, 0.02, solver=solver, step="spectral", weight_decay=0.0)
+    optimizer = lnb.lnb(neurons, 0.02, solver=solver, weight_decay=0.0)
     state, losses = optimizer.init(params), []
 
     @jax.jit
@@ -114,7 +114,7 @@ def test_training_does_not_depend_on_the_scale_of_the_features():
 def test_each_neurons_output_changes_by_the_learning_rate_and_no_parameter_is_left_out():
     loss_fn, params = problem(1.0)
     neurons = lnb.find_neurons(loss_fn, params)
-    optimizer = lnb.lnb(neurons, 1.0, solver=lnb.Cholesky(ridge=1e-9), step="spectral", weight_decay=0.0)
+    optimizer = lnb.lnb(neurons, 1.0, solver=lnb.Cholesky(ridge=1e-9), weight_decay=0.0)
     _, grads, features = neurons.value_and_grad(params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
     for neuron in neurons:
@@ -125,3 +125,25 @@ def test_each_neurons_output_changes_by_the_learning_rate_and_no_parameter_is_le
         assert 0.4 < lengths.max() < 1.5
     np.testing.assert_allclose(np.linalg.norm(updates["offset"]), 1, rtol=1e-6)
     assert all(np.any(update != 0) for update in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize(("samples", "is_spectral"), [(40, False), (400, True)])
+def test_a_neuron_of_few_samples_for_its_size_takes_a_step_as_long_without_the_root(samples, is_spectral):
+    random = np.random.default_rng(3)
+    x, params = jnp.asarray(random.standard_normal((samples, 9))), jnp.asarray(random.standard_normal((9, 8)))
+    neurons = lnb.find_neurons(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 3), params, x)
+    _, grads, features = neurons.value_and_grad(params, x)
+    transform = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(every=1, decay=0.0, ridge=1e-12))
+    update, _ = transform.update(grads, transform.init(params), params, features=features)
+    lengths = np.linalg.eigvalsh(update.T @ neurons[0].gram(features)[0] @ update) ** 0.5
+    direction = np.linalg.solve(neurons[0].gram(features)[0], grads)
+    is_along_the_gradient = np.allclose(update / np.linalg.norm(update), direction / np.linalg.norm(direction))
+    assert is_along_the_gradient != is_spectral
+    np.testing.assert_allclose(np.mean(lengths**2), 1, rtol=0.35 if is_spectral else 1e-6)
+
+
+def test_the_operations_of_a_step_are_those_of_its_products():
+    shape = (2, 24, 16)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 2
+    counted = jax.jit(spectral_step).lower(*arrays).compile().cost_analysis()["flops"]
+    assert 0.9 * counted < spectral_operations(shape) < counted

@@ -58,6 +58,9 @@ def arrays(layers):
     return jax.tree.map(jnp.asarray, layers)
 
 
+ALGORITHM_2 = {"step": "norm", "nesterov": False}
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("settings", [{}, {"ridge": 1.0, "steps": 3}, {"shrinkage": 0.5, "weight_decay": 0.1}])
 def test_thirty_steps_agree_with_numpy(x64, bias, settings):
@@ -66,7 +69,8 @@ def test_thirty_steps_agree_with_numpy(x64, bias, settings):
     params = arrays(expected)
     neurons = lnb.find_neurons(loss_fn, params, *batch(0))
     solver = lnb.CG(**{k: v for k, v in settings.items() if k != "weight_decay"})
-    optimizer = lnb.lnb(neurons, 0.3, solver=solver, weight_decay=settings.get("weight_decay", 1e-4))
+    decay = settings.get("weight_decay", 1e-4)
+    optimizer = lnb.lnb(neurons, 0.3, solver=solver, weight_decay=decay, **ALGORITHM_2)
     step, state = trainer(optimizer, neurons), optimizer.init(params)
     for k in range(30):
         x, labels = batch(k)
@@ -97,7 +101,7 @@ def test_algorithm_1_is_the_exact_solution(x64, solver):
     directions, z = exact_direction(layers, x, labels, 0.1)
     params = arrays(layers)
     neurons = lnb.find_neurons(loss_fn, params, x, labels)
-    optimizer = lnb.lnb(neurons, 0.7, solver=solver, gradient_decay=0.0, weight_decay=0.0, min_norm=1e-6)
+    optimizer = lnb.lnb(neurons, 0.7, solver=solver, step="norm", gradient_decay=0.0, weight_decay=0.0, min_norm=1e-6)
     _, grads, features = neurons.value_and_grad(params, x, labels)
     updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
     for got, wanted in zip(jax.tree.leaves(updates), jax.tree.leaves(directions), strict=True):
@@ -126,7 +130,8 @@ def test_a_step_is_a_gradient_step_on_whitened_inputs(x64):
 
     params = arrays((weight, bias))
     neurons = lnb.find_neurons(loss, params, x)
-    transform = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(every=1, decay=0.0, ridge=0.0), min_norm=1e-9)
+    solver = lnb.Cholesky(every=1, decay=0.0, ridge=0.0)
+    transform = lnb.scale_by_lnb(neurons, solver=solver, step="norm", min_norm=1e-9)
     _, grads, features = neurons.value_and_grad(params, x)
     updates, _ = transform.update(grads, transform.init(params), params, features=features)
     length = np.sqrt(sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradient)))
@@ -134,7 +139,8 @@ def test_a_step_is_a_gradient_step_on_whitened_inputs(x64):
     np.testing.assert_allclose(x @ moved[0] + moved[1], expected, atol=1e-8)
 
 
-def test_affine_change_of_the_inputs_changes_nothing(x64):
+@pytest.mark.parametrize(("kind", "learning_rate"), [("norm", 0.1), ("spectral", 0.02)])
+def test_affine_change_of_the_inputs_changes_nothing(x64, kind, learning_rate):
     scale, shift = np.array([0.01, 3.0, -0.5, 10.0, 1.0, 0.2]), np.array([5.0, -2.0, 0.0, 1.0, 30.0, -1.0])
 
     def train(layers, change):
@@ -142,7 +148,7 @@ def test_affine_change_of_the_inputs_changes_nothing(x64):
         x, labels = batch(0, 200)
         neurons = lnb.find_neurons(loss_fn, params, change(x), labels)
         solver = lnb.Cholesky(every=1, decay=0.5, ridge=0.0)
-        optimizer = lnb.lnb(neurons, 0.1, solver=solver, weight_decay=0.0)
+        optimizer = lnb.lnb(neurons, learning_rate, solver=solver, step=kind, weight_decay=0.0)
         step, state = trainer(optimizer, neurons), optimizer.init(params)
         for k in range(20):
             x, labels = batch(k, 200)
@@ -165,7 +171,7 @@ def test_state_goes_through_scan_donation_and_flattening(solver):
     params = arrays(network(5, dtype=np.float32))
     x, labels = batch(0, dtype=np.float32)
     neurons = lnb.find_neurons(loss_fn, params, x, labels)
-    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+    optimizer = lnb.lnb(neurons, 0.01, solver=solver)
 
     def step(carry, _):
         params, state = carry
@@ -194,16 +200,17 @@ def test_chain_schedules_hyperparameters_and_accumulation(standard_promotion):
     def first_update(optimizer):
         return optimizer.update(grads, optimizer.init(params), params, features=features)[0]
 
-    plain = first_update(lnb.lnb(neurons, 0.5))
+    injected = optax.inject_hyperparams(lnb.lnb, static_args=("neurons", "solver"))
+    plain = first_update(lnb.lnb(neurons, 0.5, step="norm"))
     for optimizer in (
-        optax.chain(optax.clip_by_global_norm(1e6), lnb.lnb(neurons, 0.5)),
-        lnb.lnb(neurons, optax.constant_schedule(0.5)),
-        optax.inject_hyperparams(lnb.lnb, static_args=("neurons", "solver"))(neurons=neurons, learning_rate=0.5),
-        optax.MultiSteps(lnb.lnb(neurons, 0.5), 1).gradient_transformation(),
+        optax.chain(optax.clip_by_global_norm(1e6), lnb.lnb(neurons, 0.5, step="norm")),
+        lnb.lnb(neurons, optax.constant_schedule(0.5), step="norm"),
+        injected(neurons=neurons, learning_rate=0.5, step="norm"),
+        optax.MultiSteps(lnb.lnb(neurons, 0.5, step="norm"), 1).gradient_transformation(),
     ):
         for got, wanted in zip(jax.tree.leaves(first_update(optimizer)), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
-    twice = optax.MultiSteps(lnb.lnb(neurons, 0.5), 2).gradient_transformation()
+    twice = optax.MultiSteps(lnb.lnb(neurons, 0.5, step="norm"), 2).gradient_transformation()
     state = twice.init(params)
     updates, state = twice.update(grads, state, params, features=features)
     assert not any(np.any(u) for u in jax.tree.leaves(updates))

@@ -22,8 +22,11 @@ from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import FeatureSet, StackedFeatureSet, TiedFeatureSet
 from lnb._neurons import Features, Neuron, Neurons
 from lnb._solvers import CG, AnyFeatureSet, Solver, Sylvester
+from lnb._spectral import norm_step, spectral_operations, spectral_step
 
 SolverChoice = Solver | Callable[[Neuron], Solver]
+
+_SPECTRAL_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ class Block:
         """Type of its statistics and directions."""
         return self.rows[0][0].dtype
 
+    @property
+    def is_spectral(self) -> bool:
+        """Whether the spectral step costs at most a quarter of the neurons' own forward and backward pass."""
+        own = sum(neuron.operations for row in self.rows for neuron in row)
+        return min(self.shape[1:]) > 1 and spectral_operations(self.shape) <= _SPECTRAL_SHARE * own
+
     def pack(self, leaves: Sequence[Array]) -> Array:
         """The neurons' parts of a tree's leaves."""
         return _concatenate([_concatenate([n.pack_leaves(leaves) for n in row], 2) for row in self.rows], 0)
@@ -104,6 +113,10 @@ class Block:
         """The direction, and what the solver remembers."""
         sets, count = self.features(features.sets), self.count(steps)
         return self.solver.solve(sets, features.arrays, statistics, count, gradient, memory)
+
+    def spread(self, direction: Array, gradient: Array) -> Array:
+        """The step along a direction of which every direction of the output has its part, as far as that is cheap."""
+        return (spectral_step if self.is_spectral else norm_step)(direction, gradient)
 
 
 def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:

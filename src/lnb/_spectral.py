@@ -13,6 +13,9 @@ nearly, and S is then not quite symmetric: the step is near the steepest, withou
 
 The inverse root is a polynomial in S = theta^T g [o, o], or theta g^T [i, i] from the left if that is smaller,
 evaluated by the quintic Newton-Schulz iteration on the small matrix alone. With M the identity this is Muon's step.
+
+Where that would cost too much beside the network itself, a wide layer with few samples, `norm_step` has the same mean
+squared length along the gradient's own directions. So few samples would tell little of so many directions anyway.
 """
 
 from __future__ import annotations
@@ -45,8 +48,7 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     True
     """
     squared = jnp.sum(direction * gradient, axis=(1, 2), keepdims=True)  # z of each group
-    scale = jnp.where(squared > 0, squared, 1)
-    root = jnp.where(squared > 0, 1 / jnp.sqrt(scale), 0)
+    scale, root = jnp.where(squared > 0, squared, 1), _reciprocal_root(squared)
     if direction.shape[1] < direction.shape[2]:
         small = contract("gio,gjo->gij", direction, gradient) / scale
         return contract("gij,gjo->gio", _inverse_root(small), direction * root)
@@ -54,14 +56,31 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     return contract("gio,gop->gip", direction * root, _inverse_root(small))
 
 
-def unit_step(direction: Array, gradient: Array) -> Array:
-    """theta / sqrt(theta . g), of all groups together: the step of a neuron that has a single output, or no metric.
+def norm_step(direction: Array, gradient: Array) -> Array:
+    """theta sqrt(s / z) of each group, z = theta . g and s the smaller side: as long as `spectral_step` in the mean.
 
-    >>> unit_step(jnp.array([3.0, 4.0]), jnp.array([3.0, 4.0])).tolist()
-    [0.6000000238418579, 0.800000011920929]
+    Args:
+        direction: theta [g, i, o], a bias among the rows.
+        gradient: g [g, i, o], which theta solves M theta = g for.
+
+    >>> step = norm_step(jnp.diag(jnp.array([3.0, 4.0]))[None], jnp.diag(jnp.array([3.0, 4.0]))[None])
+    >>> float(jnp.sum(step**2))
+    2.0
     """
-    squared = jnp.sum(direction * gradient)
-    return direction * jnp.where(squared > 0, 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    side = min(direction.shape[1:])
+    return direction * (side**0.5 * _reciprocal_root(jnp.sum(direction * gradient, axis=(1, 2), keepdims=True)))
+
+
+def spectral_operations(shape: tuple[int, int, int]) -> float:
+    """Floating-point operations of `spectral_step` for [g, i, o]."""
+    groups, inputs, outputs = shape
+    side = min(inputs, outputs)
+    return groups * side**2 * (4.0 * max(inputs, outputs) + 2.0 * (4 * _ITERATIONS - 3) * side)
+
+
+def _reciprocal_root(squared: Array) -> Array:
+    """1 / sqrt(z), and 0 where nothing is left to do."""
+    return jnp.where(squared > 0, 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 
 
 def _inverse_root(matrix: Array) -> Array:

@@ -16,7 +16,7 @@ from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
 from lnb._neurons import Features, Neurons
 from lnb._solvers import auto
-from lnb._spectral import spectral_step, unit_step
+from lnb._spectral import norm_step
 
 Step = Literal["norm", "polyak", "spectral"]
 
@@ -37,26 +37,29 @@ class GuardedState(NamedTuple):
 
 
 def scale_by_lnb(
-    neurons: Neurons, *, solver: SolverChoice = auto(), min_norm: float = 1e-2, step: Step = "norm"
+    neurons: Neurons, *, solver: SolverChoice = auto(), step: Step = "spectral", min_norm: float = 1e-2
 ) -> optax.GradientTransformationExtraArgs:
-    """Precondition the gradient by every neuron's metric, and divide by the step's length in function space.
+    """Precondition the gradient by every neuron's metric, theta = M^-1 g, and give the direction its length.
 
-        theta = M^-1 g,   z = theta . g,   update = theta / max(min_norm, sqrt(max(z, 0)))
+    With z = theta . g over all parameters together, and s the smaller side of a neuron's weights [i(+1), o]:
 
-    (Algorithm 2, lines 6 to 14, without the learning rate; z is over all parameters together). Parameters without a
-    neuron have the identity metric.
+        step        update
+        "spectral"  theta (theta^T M theta)^-1/2 of each neuron: the steepest step that moves its output by at most 1
+                    along any direction; theta sqrt(s / (theta . g)), as long in the mean, where that would cost more
+                    than a quarter of the neuron's forward and backward pass
+        "norm"      theta / max(min_norm, sqrt(max(z, 0))): Algorithm 2, lines 6 to 14
+        "polyak"    theta loss / max(min_norm^2, z): to where a loss with minimum 0 would have it if it were linear
+                    (Polyak, 1987)
+
+    Neurons that read the same features are one here. Parameters without a neuron have the identity metric.
 
     Args:
         neurons: from `lnb.find_neurons`.
         solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver; by
             default `auto()`. Weights used as W and as W^T are solved exactly with a solver's settings, and neurons
             kept as their equations by `CG` with its ridge.
-        min_norm: lower bound on sqrt(z).
-        step: "norm" as above; "polyak", whose length takes a loss with minimum 0 there if it were linear:
-            update = theta loss / z (Polyak, 1987), for which `update` takes `value=loss` too; or "spectral", the
-            steepest step that changes each neuron's output by at most 1 along any direction, rather than all outputs
-            by 1 together: theta (theta^T M theta)^-1/2 for each neuron (neurons that read the same features are one).
-            It has no use for `min_norm`.
+        step: as above; "polyak" needs `update` to be given `value=loss` too.
+        min_norm: lower bound on sqrt(z), where it is used.
 
     Returns:
         A transformation whose `update(grads, state, params, features=features)` takes the features from
@@ -66,7 +69,7 @@ def scale_by_lnb(
         TypeError, ValueError: an argument is not what it should be; at the update, `features` are missing or are not
             these neurons'.
 
-    Source: Algorithm 2 and section 3.4 of the paper.
+    Source: Algorithm 2 and section 3.4 of the paper; `lnb._spectral` for the spectral step.
     """
     return _guarded(_scale_by_lnb(neurons, solver, min_norm, step))
 
@@ -76,24 +79,26 @@ def lnb(
     learning_rate: optax.ScalarOrSchedule,
     *,
     solver: SolverChoice = auto(),
+    step: Step = "spectral",
     gradient_decay: float = 0.9,
+    nesterov: bool = True,
     weight_decay: float = 1e-4,
     min_norm: float = 1e-2,
-    step: Step = "norm",
 ) -> optax.GradientTransformationExtraArgs:
     """Online linear neuron boosting (Algorithm 2): train with each linear function's features whitened.
 
     A chain: moving average of the gradient, `scale_by_lnb`, decoupled weight decay (eq. 4, biases too), learning rate.
+    The paper's own settings are `solver=CG(), step="norm", nesterov=False`.
 
     Args:
         neurons: from `lnb.find_neurons`.
-        learning_rate: sqrt(epsilon), the length of a step in function space, or a schedule of it. With
-            `step="spectral"` it is the length along each direction of the output, and about a tenth of that.
-        solver: as in `scale_by_lnb`.
+        learning_rate: how far a step moves each neuron's output along every direction, about 0.01 to 0.02; with
+            `step="norm"` the length sqrt(epsilon) of a step of all neurons together, about 0.1 to 1; with "polyak" a
+            multiple, 1 for the textbook's. Or a schedule of it: a step of given length wants one that decays.
+        solver, step, min_norm: as in `scale_by_lnb`.
         gradient_decay: of the moving average of the gradient, corrected for its start at zero; 0 for none.
+        nesterov: step along the average as it will be once the next gradient, taken to be like this one, is in it.
         weight_decay: rho of Algorithm 2; the parameters shrink by learning_rate * weight_decay a step.
-        min_norm: lower bound on sqrt(z).
-        step: as in `scale_by_lnb`; with "polyak", `learning_rate=1` and `gradient_decay=0` are the textbook step.
 
     Returns:
         An optimizer: `init(params)`, then `update(grads, state, params, features=features)`.
@@ -101,7 +106,7 @@ def lnb(
     Raises:
         TypeError, ValueError: as in `scale_by_lnb`.
 
-    Source: Algorithm 2 of the paper.
+    Source: Algorithm 2 of the paper; Dozat (2016) for the form of Nesterov's look ahead.
 
     >>> import jax.numpy as jnp, optax
     >>> from lnb import find_neurons
@@ -109,7 +114,7 @@ def lnb(
     ...     return jnp.square(x @ params["weight"] + params["bias"] - 1).mean()
     >>> params, x = {"weight": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}, jnp.eye(3)
     >>> neurons = find_neurons(loss_fn, params, x)
-    >>> optimizer = lnb(neurons, learning_rate=0.5)
+    >>> optimizer = lnb(neurons, learning_rate=0.02)
     >>> loss, grads, features = neurons.value_and_grad(params, x)
     >>> updates, state = optimizer.update(grads, optimizer.init(params), params, features=features)
     >>> bool(loss_fn(optax.apply_updates(params, updates), x) < loss)
@@ -120,7 +125,7 @@ def lnb(
     _check_number("weight_decay", weight_decay, 0, float("inf"))
     return _guarded(
         optax.chain(
-            _average_gradient(gradient_decay),
+            _average_gradient(gradient_decay, nesterov),
             _scale_by_lnb(neurons, solver, min_norm, step),
             optax.add_decayed_weights(weight_decay),
             optax.scale_by_learning_rate(learning_rate),
@@ -135,8 +140,8 @@ class AverageState(NamedTuple):
     average: Any  # like the parameters, not yet corrected for its start at zero
 
 
-def _average_gradient(decay: float) -> optax.GradientTransformation:
-    """Algorithm 2, line 4: what `optax.ema` does, under strict type promotion too."""
+def _average_gradient(decay: float, nesterov: bool) -> optax.GradientTransformation:
+    """Algorithm 2, line 4: what `optax.ema` does, under strict type promotion and with Nesterov's look ahead too."""
 
     def init(params: Any) -> AverageState:
         return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -145,6 +150,12 @@ def _average_gradient(decay: float) -> optax.GradientTransformation:
         del params
         step = state.step + 1
         moved = jax.tree.map(lambda old, new: average(old, new, decay), state.average, updates)
+
+        def ahead(moved: Array, new: Array) -> Array:
+            return decay * corrected(moved, decay, step + 1) + (1 - decay) * corrected(new, decay, step)
+
+        if nesterov:
+            return jax.tree.map(ahead, moved, updates), AverageState(step, moved)
         return jax.tree.map(lambda x: corrected(x, decay, step), moved), AverageState(step, moved)
 
     return optax.GradientTransformation(init, update)
@@ -180,9 +191,10 @@ def _scale_by_lnb(
         neurons.check_features(features)
         assert features is not None
         leaves, treedef = jax.tree.flatten(updates)
-        directions, moved = _solve(neurons, blocks, leaves, features, state, finite, step == "spectral")
         if step == "spectral":
-            return jax.tree.unflatten(treedef, directions), moved
+            steps, moved = _solve(neurons, blocks, leaves, features, state, finite, spread=True)
+            return jax.tree.unflatten(treedef, steps), moved
+        directions, moved = _solve(neurons, blocks, leaves, features, state, finite, spread=False)
         dtype = statistics_dtype(*(direction.dtype for direction in directions))
         pairs = zip(directions, leaves, strict=True)
         squared = reduce(jnp.add, [jnp.vdot(d.astype(dtype), g.astype(dtype)) for d, g in pairs])
@@ -203,24 +215,24 @@ def _solve(
     features: Features,
     state: LNBState,
     finite: Array | bool,
-    is_spectral: bool,
+    spread: bool,
 ) -> tuple[list[Array], LNBState]:
     """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave.
 
-    With `is_spectral` each neuron's is scaled to its own step already.
+    With `spread` each neuron's is its own step already.
     """
     parts = []
     for neuron in neurons:
         if neuron.features is None:
             packed = neuron.pack_leaves(gradients)
-            parts.append(neuron.unpack_leaves(unit_step(packed, packed) if is_spectral else packed))
+            parts.append(neuron.unpack_leaves(_norm_step(packed) if spread else packed))
     statistics, memory = [], []
     for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
         renewed = block.renew(features, old, state.step, finite)
         gradient = block.pack(gradients)
         direction, kept = block.solve(features, renewed, state.step, gradient, remembered)
-        if is_spectral:
-            direction = spectral_step(direction, gradient)
+        if spread:
+            direction = block.spread(direction, gradient)
         statistics.append(renewed)
         memory.append(kept)
         parts += block.unpack(direction)
@@ -230,8 +242,14 @@ def _solve(
             before = directions[leaf]
             directions[leaf] = piece if before is None else before + piece
     moved = LNBState(state.step + 1, tuple(statistics), tuple(memory))
-    uncovered = [unit_step(gradient, gradient) for gradient in gradients] if is_spectral else gradients
+    uncovered = [_norm_step(gradient) for gradient in gradients] if spread else gradients
     return neurons.fill_uncovered(directions, uncovered), moved
+
+
+def _norm_step(gradient: Array) -> Array:
+    """Of parameters with the identity metric: of length 1, all together."""
+    row = gradient.reshape(1, 1, -1)
+    return norm_step(row, row).reshape(gradient.shape)
 
 
 def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:

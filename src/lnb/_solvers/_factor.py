@@ -1,9 +1,9 @@
 """Inverses and factors of many matrices at once.
 
-LAPACK is kept to small matrices on the CPU. JAX calls SciPy's, whose BLAS has threads of its own that go on spinning for
-some thirty milliseconds after a call that used them: on a machine of few cores they take those from the step that
-follows. And a batch of LAPACK calls runs on the threads that also run the rest of the program, and is waited for on one
-of these, so that two such batches at the same time wait for each other for good.
+On the CPU LAPACK is kept to small matrices. JAX calls SciPy's, whose BLAS has threads of its own that go on spinning
+for some 30 ms after a call that used them: where cores are few they take those from the steps that follow. And a batch
+of LAPACK calls runs on the threads that also run the rest of the program, and is waited for on one of these, so that
+two such batches at the same time wait for each other for good.
 """
 
 from __future__ import annotations
