@@ -258,7 +258,9 @@ def test_neurons_solved_together_are_solved_as_alone(x64, make):
     _, grads, features = neurons.value_and_grad(params, x)
 
     def solve(choice):
-        return run(lnb.scale_by_lnb(neurons, solver=choice, step="norm", min_norm=1e6), params, grads, features, steps=1)
+        return run(
+            lnb.scale_by_lnb(neurons, solver=choice, step="norm", min_norm=1e6), params, grads, features, steps=1
+        )
 
     at_once = solve(make(ridge=0.2))
     for wanted in neurons:

@@ -29,7 +29,7 @@ def test_step_has_the_singular_vectors_of_the_whitened_gradient_and_lengths_of_a
     known = lengths > 0.02 * np.linalg.norm(lengths)
     np.testing.assert_allclose(seen - np.diag(np.diag(seen)), 0, atol=1e-6)
     assert np.all(np.abs(np.diag(seen)[known] - 1) < 0.35)
-    assert np.all(np.diag(seen) < 1.35)
+    assert np.all(np.diag(seen) < 1.3)
 
 
 def test_groups_are_steps_of_their_own():
@@ -53,7 +53,12 @@ def test_with_the_identity_metric_it_is_muons_step():
     gradient = jnp.asarray(np.random.default_rng(1).standard_normal((6, 4)), jnp.float32)
     muon = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, eps=0.0)
     theirs, _ = muon.update(gradient, muon.init(gradient), gradient)
-    np.testing.assert_allclose(spectral_step(gradient[None], gradient[None])[0], theirs, rtol=2e-3, atol=1e-4)
+    ours = spectral_step(gradient[None], gradient[None])[0]
+    left, _, right = np.linalg.svd(gradient, full_matrices=False)
+    for step in (ours, theirs):  # each within its own polynomial's distance of the polar factor
+        lengths = left.T @ step @ right.T
+        np.testing.assert_allclose(lengths, np.diag(np.diag(lengths)), atol=1e-4)
+        assert np.all(np.abs(np.diag(lengths) - 1) < 0.35)
 
 
 def problem(scale):
@@ -121,9 +126,9 @@ def test_each_neurons_output_changes_by_the_learning_rate_and_no_parameter_is_le
         if neuron.kind != "dense":
             continue
         change = np.asarray(neuron.pack(updates))[0]
-        lengths = np.linalg.eigvalsh(change.T @ np.asarray(neuron.gram(features))[0] @ change)
-        assert 0.4 < lengths.max() < 1.5
-    np.testing.assert_allclose(np.linalg.norm(updates["offset"]), 1, rtol=1e-6)
+        squares = np.linalg.eigvalsh(change.T @ np.asarray(neuron.gram(features))[0] @ change)
+        assert 0.7 < squares.max() ** 0.5 < 1.3
+    np.testing.assert_allclose(np.linalg.norm(updates["offset"]), 3**0.5, rtol=1e-6)
     assert all(np.any(update != 0) for update in jax.tree.leaves(updates))
 
 

@@ -26,7 +26,7 @@ from lnb._spectral import norm_step, spectral_operations, spectral_step
 
 SolverChoice = Solver | Callable[[Neuron], Solver]
 
-_SPECTRAL_SHARE = 0.25
+_SPECTRAL_SHARE = 0.25  # of a neuron's forward and backward pass, three products of [n, i] and [i, o]
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,6 @@ class Block:
         """Type of its statistics and directions."""
         return self.rows[0][0].dtype
 
-    @property
-    def is_spectral(self) -> bool:
-        """Whether the spectral step costs at most a quarter of the neurons' own forward and backward pass."""
-        own = sum(neuron.operations for row in self.rows for neuron in row)
-        return min(self.shape[1:]) > 1 and spectral_operations(self.shape) <= _SPECTRAL_SHARE * own
-
     def pack(self, leaves: Sequence[Array]) -> Array:
         """The neurons' parts of a tree's leaves."""
         return _concatenate([_concatenate([n.pack_leaves(leaves) for n in row], 2) for row in self.rows], 0)
@@ -115,8 +109,33 @@ class Block:
         return self.solver.solve(sets, features.arrays, statistics, count, gradient, memory)
 
     def spread(self, direction: Array, gradient: Array) -> Array:
-        """The step along a direction of which every direction of the output has its part, as far as that is cheap."""
-        return (spectral_step if self.is_spectral else norm_step)(direction, gradient)
+        """Each neuron's step along its direction, of which every direction of its output has a part where it is cheap.
+
+        Neurons that read the same features take steps of their own: the gradients of q and k are far smaller than v's.
+        """
+        sizes = [neuron.shape[2] for neuron in self.rows[0]]
+        if len(set(sizes)) > 1:
+            ends = np.cumsum(sizes)[:-1]
+            pairs = zip(jnp.split(direction, ends, axis=2), jnp.split(gradient, ends, axis=2), strict=True)
+            return jnp.concatenate([self._step(*pair) for pair in pairs], axis=2)
+        (groups, inputs, outputs), count = direction.shape, len(sizes)
+
+        def stack(packed: Array) -> Array:  # [g, i, k o] -> [k g, i, o]
+            apart = packed.reshape(groups, inputs, count, outputs // count)
+            return apart.transpose(2, 0, 1, 3).reshape(count * groups, inputs, outputs // count)
+
+        step = self._step(stack(direction), stack(gradient))
+        apart = step.reshape(count, groups, inputs, outputs // count)
+        return apart.transpose(1, 2, 0, 3).reshape(direction.shape)
+
+    def _step(self, direction: Array, gradient: Array) -> Array:
+        groups, inputs, outputs = self.rows[0][0].groups, *direction.shape[1:]
+        if min(inputs, outputs) == 1:
+            return norm_step(direction, gradient, together=groups)
+        own = 6.0 * groups * self.rows[0][0].samples * inputs * outputs
+        if spectral_operations((groups, inputs, outputs)) <= _SPECTRAL_SHARE * own:
+            return spectral_step(direction, gradient)
+        return norm_step(direction, gradient)
 
 
 def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:

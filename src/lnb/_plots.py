@@ -18,7 +18,6 @@ from lnb.experiments import ExperimentError, Record, Run, summarize
 # The first eight are Okabe and Ito's palette, which stays apart under every common colour blindness.
 _STYLES: dict[str, tuple[str, Any]] = {
     "lnb-auto": ("#0072B2", "-"),
-    "lnb-spectral": ("#AA3377", (0, (9, 1))),
     "lnb": ("#009E73", (0, (7, 1.5))),
     "adam": ("#D55E00", (0, (5, 1.5))),
     "adamw": ("#E69F00", (0, (4, 1))),

@@ -12,7 +12,7 @@ the left (`Cholesky`, `LowRank`, `Diagonal`). `CG`, warm-started, and the two-si
 nearly, and S is then not quite symmetric: the step is near the steepest, without the bound.
 
 The inverse root is a polynomial in S = theta^T g [o, o], or theta g^T [i, i] from the left if that is smaller,
-evaluated by the quintic Newton-Schulz iteration on the small matrix alone. With M the identity this is Muon's step.
+evaluated by quintic Newton-Schulz iterations on the small matrix alone. With M the identity this is Muon's step.
 
 Where that would cost too much beside the network itself, a wide layer with few samples, `norm_step` has the same mean
 squared length along the gradient's own directions. So few samples would tell little of so many directions anyway.
@@ -25,9 +25,9 @@ from jax import Array
 
 from lnb._linear_maps import contract
 
-# Muon's coefficients (Jordan et al., 2024): singular values above some 1e-3 of the largest end within [0.7, 1.2].
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ITERATIONS = 5
+# The polynomials of degree 5 that bring all of [0.01, 1] nearest to 1, each on what the one before leaves (Amsel et
+# al., 2025, algorithm 1): singular values above 0.01 of the Frobenius norm end within [0.73, 1.27].
+_COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
 def spectral_step(direction: Array, gradient: Array) -> Array:
@@ -40,15 +40,15 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     Returns:
         The step [g, i, o], all of whose singular values in function space are about 1; zero where the gradient is.
 
-    Source: Carlson et al. (2015), Preconditioned spectral descent, for the step; Jordan et al. (2024), Muon, for the
-    iteration.
+    Source: Carlson et al. (2015), Preconditioned spectral descent, for the step; Jordan et al. (2024), Muon, and Amsel
+    et al. (2025), The Polar Express, for the iteration.
 
     >>> step = spectral_step(jnp.diag(jnp.array([3.0, 0.2]))[None], jnp.diag(jnp.array([3.0, 0.2]))[None])
     >>> bool(jnp.allclose(step[0], jnp.eye(2), atol=0.35))
     True
     """
     squared = jnp.sum(direction * gradient, axis=(1, 2), keepdims=True)  # z of each group
-    scale, root = jnp.where(squared > 0, squared, 1), _reciprocal_root(squared)
+    scale, root = jnp.where(squared > 0, squared, 1), _reciprocal_root(1.0, squared)
     if direction.shape[1] < direction.shape[2]:
         small = contract("gio,gjo->gij", direction, gradient) / scale
         return contract("gij,gjo->gio", _inverse_root(small), direction * root)
@@ -56,31 +56,44 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     return contract("gio,gop->gip", direction * root, _inverse_root(small))
 
 
-def norm_step(direction: Array, gradient: Array) -> Array:
+def norm_step(direction: Array, gradient: Array, together: int = 1) -> Array:
     """theta sqrt(s / z) of each group, z = theta . g and s the smaller side: as long as `spectral_step` in the mean.
 
     Args:
         direction: theta [g, i, o], a bias among the rows.
         gradient: g [g, i, o], which theta solves M theta = g for.
+        together: how many groups in a row have one z and one length.
 
     >>> step = norm_step(jnp.diag(jnp.array([3.0, 4.0]))[None], jnp.diag(jnp.array([3.0, 4.0]))[None])
     >>> float(jnp.sum(step**2))
     2.0
     """
-    side = min(direction.shape[1:])
-    return direction * (side**0.5 * _reciprocal_root(jnp.sum(direction * gradient, axis=(1, 2), keepdims=True)))
+    squared = jnp.sum((direction * gradient).reshape(-1, together, *direction.shape[1:]), axis=(1, 2, 3))
+    length = jnp.repeat(_reciprocal_root(min(direction.shape[1:]) ** 0.5, squared), together)
+    return direction * length[:, None, None]
+
+
+def norm_step_of_table(gradient: Array) -> Array:
+    """g sqrt(s) / |g| for parameters with the identity metric, s the smaller side of the table [.., o]; 1 for a vector.
+
+    >>> float(jnp.linalg.norm(norm_step_of_table(jnp.ones((4, 8)))))
+    2.0
+    """
+    columns = gradient.shape[-1] if gradient.ndim > 1 else 1
+    table = gradient.reshape(1, -1, columns)
+    return norm_step(table, table).reshape(gradient.shape)
 
 
 def spectral_operations(shape: tuple[int, int, int]) -> float:
     """Floating-point operations of `spectral_step` for [g, i, o]."""
     groups, inputs, outputs = shape
     side = min(inputs, outputs)
-    return groups * side**2 * (4.0 * max(inputs, outputs) + 2.0 * (4 * _ITERATIONS - 3) * side)
+    return groups * side**2 * (4.0 * max(inputs, outputs) + 2.0 * (4 * len(_COEFFICIENTS) - 3) * side)
 
 
-def _reciprocal_root(squared: Array) -> Array:
-    """1 / sqrt(z), and 0 where nothing is left to do."""
-    return jnp.where(squared > 0, 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+def _reciprocal_root(length: float, squared: Array) -> Array:
+    """length / sqrt(z), and 0 where nothing is left to do."""
+    return jnp.where(squared > 0, length / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 
 
 def _inverse_root(matrix: Array) -> Array:
@@ -88,13 +101,14 @@ def _inverse_root(matrix: Array) -> Array:
 
     X <- X p(X^T X) with p(t) = a + b t + c t^2 acts on S = X^T X alone: P <- P p(S), S <- S p(S)^2.
     """
-    a, b, c = _COEFFICIENTS
     eye = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
-    product = factor = a * eye + b * matrix + c * _times(matrix, matrix)
-    for _ in range(_ITERATIONS - 1):
-        matrix = _times(_times(matrix, factor), factor)
+    product = factor = None
+    for a, b, c in _COEFFICIENTS:
+        if factor is not None:
+            matrix = _times(_times(matrix, factor), factor)
         factor = a * eye + b * matrix + c * _times(matrix, matrix)
-        product = _times(product, factor)
+        product = factor if product is None else _times(product, factor)
+    assert product is not None
     return product
 
 

@@ -16,7 +16,7 @@ from lnb._linear_maps import statistics_dtype
 from lnb._moments import average, corrected
 from lnb._neurons import Features, Neurons
 from lnb._solvers import auto
-from lnb._spectral import norm_step
+from lnb._spectral import norm_step_of_table
 
 Step = Literal["norm", "polyak", "spectral"]
 
@@ -51,7 +51,8 @@ def scale_by_lnb(
         "polyak"    theta loss / max(min_norm^2, z): to where a loss with minimum 0 would have it if it were linear
                     (Polyak, 1987)
 
-    Neurons that read the same features are one here. Parameters without a neuron have the identity metric.
+    Parameters without a neuron have the identity metric; their "spectral" step, like that of a scale, has the length of
+    one of the second form.
 
     Args:
         neurons: from `lnb.find_neurons`.
@@ -224,8 +225,8 @@ def _solve(
     parts = []
     for neuron in neurons:
         if neuron.features is None:
-            packed = neuron.pack_leaves(gradients)
-            parts.append(neuron.unpack_leaves(_norm_step(packed) if spread else packed))
+            own = neuron.unpack_leaves(neuron.pack_leaves(gradients))
+            parts.append({leaf: norm_step_of_table(part) for leaf, part in own.items()} if spread else own)
     statistics, memory = [], []
     for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
         renewed = block.renew(features, old, state.step, finite)
@@ -242,14 +243,8 @@ def _solve(
             before = directions[leaf]
             directions[leaf] = piece if before is None else before + piece
     moved = LNBState(state.step + 1, tuple(statistics), tuple(memory))
-    uncovered = [_norm_step(gradient) for gradient in gradients] if spread else gradients
+    uncovered = [norm_step_of_table(gradient) for gradient in gradients] if spread else gradients
     return neurons.fill_uncovered(directions, uncovered), moved
-
-
-def _norm_step(gradient: Array) -> Array:
-    """Of parameters with the identity metric: of length 1, all together."""
-    row = gradient.reshape(1, 1, -1)
-    return norm_step(row, row).reshape(gradient.shape)
 
 
 def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:

@@ -27,7 +27,6 @@ LABELS: Mapping[str, str] = {
     "muon": "Muon",
     "gauss-newton": "Gauss-Newton",
     "lnb-auto": "LNB (auto)",
-    "lnb-spectral": "LNB (auto, spectral step)",
     "lnb": "LNB (CG)",
     "lnb-cholesky": "LNB (Cholesky)",
     "lnb-low-rank": "LNB (low rank)",

@@ -157,17 +157,19 @@ class Boosting(ABC):
     reads_features: ClassVar[bool] = True
     reads_residuals: ClassVar[bool] = False
 
-    learning_rate: float = 0.5
-    """Length of a step in function space, sqrt(epsilon)."""
+    learning_rate: float = 0.02
+    """How far a step moves each neuron's output along every direction, or what `step` says."""
     gradient_decay: float = 0.9
     """Of the moving average of the gradient."""
+    nesterov: bool = True
+    """Look ahead along the average."""
     weight_decay: float = 1e-4
     """Shrinks the parameters by this times the learning rate."""
     min_norm: float = 1e-2
     """Lower bound on the norm that a step is divided by."""
-    step: Literal["norm", "polyak", "spectral"] = "norm"
-    """Length of a step: the learning rate; Polyak's, the learning rate times loss / norm; or "spectral", the learning
-    rate along each direction of a neuron's output."""
+    step: Literal["spectral", "norm", "polyak"] = "spectral"
+    """What the learning rate is: how far each neuron's output moves along every direction ("spectral"), how far all
+    outputs together ("norm"), or a multiple of loss / norm ("polyak")."""
     clip_norm: float | None = None
     """Global norm that the gradient is clipped to first."""
 
@@ -185,14 +187,21 @@ class Boosting(ABC):
             weight_decay=self.weight_decay,
             min_norm=self.min_norm,
             step=self.step,
+            nesterov=self.nesterov,
         )
         return _clipped(self, boosting)
 
 
 @dataclass(frozen=True)
 class LNB(Boosting):
-    """Linear neuron boosting with the paper's solver: conjugate gradients on the batch's metric."""
+    """Linear neuron boosting as in the paper: conjugate gradients on the batch's metric, a step of given length."""
 
+    learning_rate: float = 0.5
+    """Length of a step in function space, sqrt(epsilon)."""
+    nesterov: bool = False
+    """Look ahead along the average."""
+    step: Literal["spectral", "norm", "polyak"] = "norm"
+    """As in the other forms."""
     steps: int = 2
     """Conjugate gradient iterations."""
     ridge: float = 0.1
@@ -299,7 +308,6 @@ OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "lnb-diagonal": LNBDiagonal(),
     "lnb-low-rank": LNBLowRank(),
     "lnb-auto": LNBAuto(),
-    "lnb-spectral": LNBAuto(learning_rate=0.02, step="spectral"),
 }
 """The optimizers by name, with the settings that a task starts from."""
 

@@ -33,10 +33,13 @@ def _started_from(**tuned: OptimizerSettings) -> Mapping[str, OptimizerSettings]
     return MappingProxyType({**OPTIMIZERS, **named})
 
 
-def _boosting(learning_rate: float, **shared: Any) -> dict[str, OptimizerSettings]:
-    """All forms of LNB with one learning rate; `lnb-auto`, whose ridge has another unit, without the rest."""
+def _boosting(paper: LNB, learning_rate: float, **shared: Any) -> dict[str, OptimizerSettings]:
+    """All forms of LNB: the paper's with settings of its own, the rest with one learning rate.
+
+    `lnb-auto` is without what is shared, the ridge, which has another unit there.
+    """
     return {
-        "lnb": LNB(learning_rate, **shared),
+        "lnb": paper,
         "lnb_cholesky": LNBCholesky(learning_rate, **shared),
         "lnb_diagonal": LNBDiagonal(learning_rate, **shared),
         "lnb_low_rank": LNBLowRank(learning_rate, **shared),
@@ -49,7 +52,7 @@ MNIST = _started_from(
     adamw=AdamW(learning_rate=2e-2),
     sgd=SGD(learning_rate=0.1),
     muon=Muon(learning_rate=0.02),
-    **_boosting(0.5, ridge=1.0, clip_norm=1.0),
+    **_boosting(LNB(0.5, ridge=1.0, clip_norm=1.0), 0.01, ridge=1.0),
 )
 
 INVERTED_MNIST = MappingProxyType({**MNIST, "adam": Adam(learning_rate=3e-4), "adamw": AdamW(learning_rate=3e-4)})
@@ -57,7 +60,7 @@ INVERTED_MNIST = MappingProxyType({**MNIST, "adam": Adam(learning_rate=3e-4), "a
 DIGITS = _started_from(
     adam=Adam(learning_rate=2e-2),
     adamw=AdamW(learning_rate=2e-2),
-    **_boosting(0.25, ridge=0.1, clip_norm=1.0),
+    **_boosting(LNB(0.25, ridge=0.1, clip_norm=1.0), 0.02),
 )
 
 # The batch is all of the data, so nothing has to be averaged; the loss has minimum 0, which Polyak's step asks for.
@@ -87,7 +90,7 @@ VISION_TRANSFORMER = _started_from(
     adamw=AdamW(learning_rate=1e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03),
     muon=Muon(learning_rate=0.02),
-    **_boosting(0.1),
+    **_boosting(LNB(0.1), 0.02),
 )
 
 # The tutorial's, with Optax's weight decay.
@@ -100,7 +103,7 @@ SEGMENTATION = _started_from(
     adamw=AdamW(learning_rate=3e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
-    **_boosting(0.1),
+    **_boosting(LNB(0.1), 0.02),
 )
 
 # The paper's for its Adam.
@@ -113,7 +116,7 @@ CHARACTER_TRANSFORMER = _started_from(
     adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
     sgd=SGD(learning_rate=0.1, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
-    **_boosting(0.2),
+    **_boosting(LNB(0.2), 0.02),
 )
 
 # nanoGPT's.

@@ -24,12 +24,11 @@ GRIDS: Mapping[str, tuple[float, ...]] = {
     "sgd": (0.01, 0.03, 0.1, 0.3),
     "muon": (0.003, 0.01, 0.02, 0.05),
     "gauss-newton": (0.1, 0.2, 0.5, 1.0),
-    "lnb": (0.05, 0.1, 0.2, 0.5),
-    "lnb-cholesky": (0.05, 0.1, 0.2, 0.5),
-    "lnb-diagonal": (0.05, 0.1, 0.2, 0.5),
-    "lnb-low-rank": (0.05, 0.1, 0.2, 0.5),
-    "lnb-auto": (0.05, 0.1, 0.2, 0.5),
-    "lnb-spectral": (0.005, 0.01, 0.02, 0.05),
+    "lnb": (0.1, 0.2, 0.5, 1.0),
+    "lnb-cholesky": (0.01, 0.02, 0.05, 0.1),
+    "lnb-diagonal": (0.01, 0.02, 0.05, 0.1),
+    "lnb-low-rank": (0.01, 0.02, 0.05, 0.1),
+    "lnb-auto": (0.01, 0.02, 0.05, 0.1),
 }
 """The learning rates that are tried for each optimizer."""
 
@@ -38,7 +37,7 @@ _POLYAK = (0.25, 0.5, 1.0, 2.0)
 _FACTORIZATION_GRIDS: Mapping[str, tuple[float, ...]] = {
     "adam": (0.1, 0.3, 1.0, 3.0),
     "adamw": (0.1, 0.3, 1.0, 3.0),
-    **{name: _POLYAK for name in GRIDS if name.startswith("lnb") and name != "lnb-spectral"},
+    **{name: _POLYAK for name in GRIDS if name.startswith("lnb")},
 }
 
 # MNIST's batches are large, and inverted pixels bear short steps of Adam alone.
@@ -46,8 +45,8 @@ _MNIST_GRIDS: Mapping[str, tuple[float, ...]] = {
     "adam": (3e-3, 1e-2, 2e-2, 5e-2),
     "adamw": (3e-3, 1e-2, 2e-2, 5e-2),
     "muon": (0.01, 0.02, 0.05, 0.1),
-    "lnb-spectral": (0.01, 0.02, 0.05, 0.1),
-    **{name: (0.1, 0.2, 0.5, 1.0) for name in GRIDS if name.startswith("lnb") and name != "lnb-spectral"},
+    "lnb": (0.2, 0.5, 1.0, 2.0),
+    **{name: (0.005, 0.01, 0.02, 0.05) for name in GRIDS if name.startswith("lnb-")},
 }
 _SHORT = (1e-4, 3e-4, 1e-3, 3e-3)
 _INVERTED_MNIST_GRIDS: Mapping[str, tuple[float, ...]] = {
