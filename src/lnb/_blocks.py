@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import ceil
 from typing import Any
 
@@ -86,7 +87,9 @@ class Block:
     def count(self, steps: Array) -> Array:
         """How many batches its statistics hold at the step after `steps` others."""
         every = self.solver.every
-        turns = (steps + self.offset) // every - (every - 1 + self.offset) // every
+        if every == 1:
+            return steps + 1
+        turns = jax.lax.div(steps + self.offset, jnp.int32(every)) - (every - 1 + self.offset) // every
         return jnp.where(steps < every, steps + 1, every + turns)
 
     def renew(self, features: Features, statistics: Any, steps: Array, finite: Array | bool) -> Any:
@@ -100,7 +103,7 @@ class Block:
         if self.solver.every == 1:
             return update()
         # A network changes fastest at first, and statistics of other features than today's make steps too long.
-        due = (steps < self.solver.every) | ((steps + self.offset) % self.solver.every == 0)
+        due = (steps < self.solver.every) | (jax.lax.rem(steps + self.offset, jnp.int32(self.solver.every)) == 0)
         return jax.lax.cond(due, update, lambda: statistics)
 
     def solve(self, features: Features, statistics: Any, steps: Array, gradient: Array, memory: Any) -> Any:
@@ -207,7 +210,7 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
 def all_finite(tree: Any) -> Array:
     """Whether every number of the tree's inexact leaves is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves], bool))
+    finite = reduce(jnp.add, [jnp.sum(leaf * 0).astype(float) for leaf in leaves], jnp.zeros(())) == 0
     # XLA would fuse these sums over all leaves into each of the many selections that follow, and take minutes to
     # compile a deep network: no fusion crosses a branch.
     return jax.lax.cond(finite, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0

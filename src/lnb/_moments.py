@@ -46,9 +46,14 @@ def average(old: Array, new: Array, decay: float) -> Array:
     return decay * old + (1 - decay) * new.astype(old.dtype)
 
 
+def correction(decay: float, count: Array) -> Array:
+    """What a moving average after `count` steps is multiplied by for its start at zero."""
+    return 1 / (1 - decay ** count.astype(float))
+
+
 def corrected(value: Array, decay: float, count: Array) -> Array:
     """A moving average after `count` steps, corrected for its start at zero."""
-    return value / (1 - jnp.asarray(decay, value.dtype) ** count.astype(value.dtype))
+    return value * correction(decay, count).astype(value.dtype)
 
 
 def variance_of(features: GramFeatureSet, mean: Array, square: Array) -> Array:

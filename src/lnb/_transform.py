@@ -13,7 +13,7 @@ from jax import Array
 
 from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks
 from lnb._linear_maps import statistics_dtype
-from lnb._moments import average, corrected
+from lnb._moments import average, correction
 from lnb._neurons import Features, Neurons
 from lnb._solvers import auto
 from lnb._spectral import norm_step_of_table
@@ -151,13 +151,14 @@ def _average_gradient(decay: float, nesterov: bool) -> optax.GradientTransformat
         del params
         step = state.step + 1
         moved = jax.tree.map(lambda old, new: average(old, new, decay), state.average, updates)
+        now, ahead = correction(decay, step), correction(decay, step + 1)
 
-        def ahead(moved: Array, new: Array) -> Array:
-            return decay * corrected(moved, decay, step + 1) + (1 - decay) * corrected(new, decay, step)
+        def direction(moved: Array, new: Array) -> Array:
+            if not nesterov:
+                return moved * now.astype(moved.dtype)
+            return moved * (decay * ahead).astype(moved.dtype) + new * ((1 - decay) * now).astype(new.dtype)
 
-        if nesterov:
-            return jax.tree.map(ahead, moved, updates), AverageState(step, moved)
-        return jax.tree.map(lambda x: corrected(x, decay, step), moved), AverageState(step, moved)
+        return jax.tree.map(direction, moved, updates), AverageState(step, moved)
 
     return optax.GradientTransformation(init, update)
 

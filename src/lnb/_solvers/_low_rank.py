@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lnb._feature_sets import GramFeatureSet
@@ -158,7 +158,9 @@ class LowRank:
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
-    return jax.random.normal(jax.random.key(0), shape, dtype)
+    """The same each time, and for all groups: constants of the compiled step."""
+    directions = np.random.default_rng(0).standard_normal(shape[1:]).astype(dtype)
+    return jnp.broadcast_to(jnp.asarray(directions), shape)
 
 
 def _weight_of_past(decay: float, count: Array, dtype: Any) -> Array:
