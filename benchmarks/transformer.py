@@ -34,7 +34,7 @@ class Settings:
 
     optimizer: Literal["adamw", "muon", "auto", "low-rank", "cholesky", "diagonal", "cg"] = "auto"
     """Which one."""
-    learning_rate: float = 0.1
+    learning_rate: float = 0.01
     """Constant."""
     adam_learning_rate: float = 3e-3
     """Of what Muon leaves to Adam."""
@@ -42,8 +42,8 @@ class Settings:
     """A multiple of the features' mean variance; `auto` has its own."""
     every: int = 10
     """Steps between Cholesky's renewals."""
-    step: Literal["norm", "spectral"] = "norm"
-    """LNB's kind of step."""
+    step: Literal["spectral", "norm"] = "spectral"
+    """LNB's kind of step; the second, the paper's, without Nesterov's look ahead."""
     steps: int = 300
     """Of training."""
     batch: int = 128
@@ -127,7 +127,8 @@ def main() -> None:
         "cg": lnb.CG(ridge=ridge, relative=True),
     }
     if settings.optimizer in solvers:
-        optimizer = lnb.lnb(neurons, rate, solver=solvers[settings.optimizer], step=settings.step)
+        kind = {"step": settings.step, "nesterov": settings.step == "spectral"}
+        optimizer = lnb.lnb(neurons, rate, solver=solvers[settings.optimizer], **kind)
     elif settings.optimizer == "muon":
         optimizer = optax.with_extra_args_support(contrib.muon(rate, adam_learning_rate=settings.adam_learning_rate))
     else:

@@ -39,7 +39,7 @@ def train(
     Args:
         network: what the example's `build` gave.
         batches: the loss's arguments after the parameters and the state, one tuple a step.
-        learning_rate: the length of a step in function space, or a schedule of it.
+        learning_rate: how far a step moves each neuron's output along every direction, or a schedule of it.
         every: steps from one printed loss to the next.
 
     Returns:

@@ -109,7 +109,7 @@ def build(key: Array, *, batch: int = 16, size: int = 32, width: int = 32, depth
 def main() -> None:
     """Train on images of discs."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 50)), learning_rate=0.1)
+    train(build(key), map(make_batch, jax.random.split(key, 50)), learning_rate=0.02)
 
 
 if __name__ == "__main__":

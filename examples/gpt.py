@@ -82,7 +82,7 @@ def main() -> None:
     """Train on the characters of Shakespeare's plays, if they are there."""
     key = jax.random.key(0)
     batches = ((tokens,) for tokens in text_batches(key, steps=100, batch=16, length=65))
-    train(build(key), batches, learning_rate=0.1)
+    train(build(key), batches, learning_rate=0.02)
 
 
 if __name__ == "__main__":

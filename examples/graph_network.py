@@ -113,7 +113,7 @@ def build(
 def main() -> None:
     """Train on random graphs."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=optax.linear_schedule(0.1, 0.0, 200))
+    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=optax.linear_schedule(0.02, 0.0, 200))
 
 
 if __name__ == "__main__":

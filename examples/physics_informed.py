@@ -53,7 +53,7 @@ def build(key: Array, *, interior: int = 1024, boundary: int = 128, width: int =
 def main() -> None:
     """Train on new points at each step."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=optax.linear_schedule(0.1, 0.0, 200))
+    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=optax.linear_schedule(0.02, 0.0, 200))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def build(
 def main() -> None:
     """Train on clicks."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=0.1)
+    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=0.02)
 
 
 if __name__ == "__main__":

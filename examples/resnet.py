@@ -113,7 +113,7 @@ def main() -> None:
     """Train a narrow ResNet-18 on stripes of ten directions."""
     key = jax.random.key(0)
     network = build(key, widths=(16, 32, 64, 128))
-    train(network, map(make_batch, jax.random.split(key, 50)), learning_rate=0.1)
+    train(network, map(make_batch, jax.random.split(key, 50)), learning_rate=0.02)
 
 
 if __name__ == "__main__":

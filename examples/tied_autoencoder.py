@@ -57,7 +57,7 @@ def build(key: Array, *, batch: int = 128, size: int = 16, widths: Sequence[int]
 def main() -> None:
     """Train on images of stripes."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=0.05)
+    train(build(key), map(make_batch, jax.random.split(key, 200)), learning_rate=0.01)
 
 
 if __name__ == "__main__":

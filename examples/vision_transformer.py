@@ -155,7 +155,7 @@ def build(
 def main() -> None:
     """Train on stripes of ten directions."""
     key = jax.random.key(0)
-    train(build(key), map(make_batch, jax.random.split(key, 100)), learning_rate=0.1)
+    train(build(key), map(make_batch, jax.random.split(key, 100)), learning_rate=0.02)
 
 
 if __name__ == "__main__":

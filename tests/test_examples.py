@@ -86,7 +86,7 @@ def test_an_example_is_covered_and_trained(name, quick_compilation):
     assert [path for path, _ in neurons.uncovered] == list(expected)
     assert all(expected[path] in reason for path, reason in neurons.uncovered)
 
-    optimizer = lnb.lnb(neurons, 0.05)
+    optimizer = lnb.lnb(neurons, 0.02)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, opt_state, vectors):
