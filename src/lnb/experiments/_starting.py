@@ -52,7 +52,7 @@ MNIST = _started_from(
     adamw=AdamW(learning_rate=2e-2),
     sgd=SGD(learning_rate=0.1),
     muon=Muon(learning_rate=0.02),
-    **_boosting(LNB(0.5, ridge=1.0, clip_norm=1.0), 0.01, ridge=1.0),
+    **_boosting(LNB(0.5, ridge=1.0, clip_norm=1.0), 0.05, ridge=1.0),
 )
 
 INVERTED_MNIST = MappingProxyType({**MNIST, "adam": Adam(learning_rate=3e-4), "adamw": AdamW(learning_rate=3e-4)})
@@ -103,7 +103,7 @@ SEGMENTATION = _started_from(
     adamw=AdamW(learning_rate=3e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
-    **_boosting(LNB(0.1), 0.02),
+    **_boosting(LNB(0.1), 0.05),
 )
 
 # The paper's for its Adam.
@@ -116,7 +116,7 @@ CHARACTER_TRANSFORMER = _started_from(
     adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
     sgd=SGD(learning_rate=0.1, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
-    **_boosting(LNB(0.2), 0.02),
+    **_boosting(LNB(0.2), 0.05),
 )
 
 # nanoGPT's.

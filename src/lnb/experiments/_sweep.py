@@ -46,7 +46,6 @@ _MNIST_GRIDS: Mapping[str, tuple[float, ...]] = {
     "adamw": (3e-3, 1e-2, 2e-2, 5e-2),
     "muon": (0.01, 0.02, 0.05, 0.1),
     "lnb": (0.2, 0.5, 1.0, 2.0),
-    **{name: (0.005, 0.01, 0.02, 0.05) for name in GRIDS if name.startswith("lnb-")},
 }
 _SHORT = (1e-4, 3e-4, 1e-3, 3e-3)
 _INVERTED_MNIST_GRIDS: Mapping[str, tuple[float, ...]] = {
