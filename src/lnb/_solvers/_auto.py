@@ -38,7 +38,8 @@ def auto(
         every: steps from one renewal of a Gram matrix to the next; neurons take turns. Leading directions are cheap,
             and follow every step.
         decay: of the moving averages, for one step.
-        samples: the share of a batch that statistics are taken of, or more where it has fewer than 4 i samples.
+        samples: the share of a batch that statistics are taken of, or more where that would be fewer than 4 samples for
+            each direction: i of a Gram matrix, `rank` otherwise.
         rank: number of leading directions where the Gram matrix is too dear.
         budget: how much the exact solution may cost, as a share of the operations of the neuron's own forward and
             backward pass.
@@ -75,6 +76,7 @@ def auto(
         update, solve = within.operations(features, outputs)
         if features.has_diagonal_gram or update / every + solve <= budget * neuron.operations:
             return within
+        share = min(1.0, max(samples, 4 * rank / features.samples))
         return replace(low_rank, ridge=multiple, samples=share)
 
     return choose
