@@ -41,6 +41,27 @@ def test_groups_are_steps_of_their_own():
         np.testing.assert_allclose(part, spectral_step(one[None], other[None])[0], rtol=1e-9)
 
 
+def test_groups_that_go_together_have_one_length():
+    direction = jnp.asarray(np.random.default_rng(4).standard_normal((7, 2, 1)))
+    step = norm_step(direction, 3 * direction, [4, 3])
+    for part in (slice(0, 4), slice(4, 7)):
+        expected = direction[part] / (3**0.5 * jnp.linalg.norm(direction[part]))
+        np.testing.assert_allclose(step[part], expected, rtol=1e-9)
+
+
+def test_scales_of_different_widths_are_neurons_of_their_own():
+    x = jnp.asarray(np.random.default_rng(5).standard_normal((30, 6)))
+    params = {"wide": jnp.ones(6), "narrow": jnp.ones(4)}
+    neurons = lnb.find_neurons(lambda p, x: jnp.tanh(jnp.tanh(x * p["wide"])[:, :4] * p["narrow"]).sum(), params, x)
+    _, grads, features = neurons.value_and_grad(params, x)
+    transform = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(every=1, decay=0.0, ridge=1e-12))
+    updates, _ = transform.update(grads, transform.init(params), params, features=features)
+    for neuron in neurons:
+        update = np.asarray(neuron.pack(updates))
+        squares = np.sum(np.square(update) * np.asarray(neuron.gram(features)))
+        np.testing.assert_allclose(squares, 1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 5), (2, 5, 3)])
 def test_a_gradient_of_zero_gives_no_step(shape):
     zero = jnp.zeros(shape)

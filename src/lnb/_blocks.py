@@ -134,7 +134,8 @@ class Block:
     def _step(self, direction: Array, gradient: Array) -> Array:
         groups, inputs, outputs = self.rows[0][0].groups, *direction.shape[1:]
         if min(inputs, outputs) == 1:
-            return norm_step(direction, gradient, together=groups)
+            sizes = [row[0].groups for row in self.rows]
+            return norm_step(direction, gradient, sizes * (direction.shape[0] // sum(sizes)))
         own = 6.0 * groups * self.rows[0][0].samples * inputs * outputs
         if spectral_operations((groups, inputs, outputs)) <= _SPECTRAL_SHARE * own:
             return spectral_step(direction, gradient)
@@ -210,7 +211,7 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
 def all_finite(tree: Any) -> Array:
     """Whether every number of the tree's inexact leaves is finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = reduce(jnp.add, [jnp.sum(leaf * 0).astype(float) for leaf in leaves], jnp.zeros(())) == 0
+    finite = reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.ones((), bool))
     # XLA would fuse these sums over all leaves into each of the many selections that follow, and take minutes to
     # compile a deep network: no fusion crosses a branch.
     return jax.lax.cond(finite, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0

@@ -20,7 +20,10 @@ squared length along the gradient's own directions. So few samples would tell li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from lnb._linear_maps import contract
@@ -56,21 +59,25 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     return contract("gio,gop->gip", direction * root, _inverse_root(small))
 
 
-def norm_step(direction: Array, gradient: Array, together: int = 1) -> Array:
+def norm_step(direction: Array, gradient: Array, together: Sequence[int] = ()) -> Array:
     """theta sqrt(s / z) of each group, z = theta . g and s the smaller side: as long as `spectral_step` in the mean.
 
     Args:
         direction: theta [g, i, o], a bias among the rows.
         gradient: g [g, i, o], which theta solves M theta = g for.
-        together: how many groups in a row have one z and one length.
+        together: the sizes of sets of groups, one after the other, that have one z and one length; none for each alone.
 
     >>> step = norm_step(jnp.diag(jnp.array([3.0, 4.0]))[None], jnp.diag(jnp.array([3.0, 4.0]))[None])
     >>> float(jnp.sum(step**2))
     2.0
     """
-    squared = jnp.sum((direction * gradient).reshape(-1, together, *direction.shape[1:]), axis=(1, 2, 3))
-    length = jnp.repeat(_reciprocal_root(min(direction.shape[1:]) ** 0.5, squared), together)
-    return direction * length[:, None, None]
+    flat = (len(direction), -1)
+    squared = contract("gk,gk->g", direction.reshape(flat), gradient.reshape(flat))
+    if together:
+        starts = np.cumsum(together)[:-1]
+        totals = jnp.stack([part.sum() for part in jnp.split(squared, starts)])
+        squared = jnp.repeat(totals, np.asarray(together), total_repeat_length=len(direction))
+    return direction * _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared)[:, None, None]
 
 
 def norm_step_of_table(gradient: Array) -> Array:
