@@ -20,7 +20,7 @@ Time = Literal["epochs", "seconds"]
 
 _UNITS: dict[Time, str] = {"epochs": "epochs", "seconds": "seconds of training"}
 _SIZE = (6.0, 2.5)  # inches of a panel
-_RESOLUTION = 130
+_RESOLUTION = 100
 _LOG_RANGE = 10  # a loss that falls by more than this is drawn on a logarithmic scale
 
 

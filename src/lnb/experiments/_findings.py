@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lnb.experiments._records import Run
@@ -261,6 +261,8 @@ def _experiment(group: Sequence[Run], timings: Sequence[Run]) -> Experiment:
     families = _grouped(group, lambda run: _key(run.header.optimizer, _without_rate(run)))
     entries = [_entry(family, families, selection) for family in families]
     entries.sort(key=lambda entry: order.index(entry.optimizer) if entry.optimizer in order else len(order))
+    alike = [run for run in timings if _place(run) == _place(group[0])]
+    entries = _on_one_clock(entries, alike)
     return Experiment(
         task=header.task,
         scale=header.scale,
@@ -270,8 +272,35 @@ def _experiment(group: Sequence[Run], timings: Sequence[Run]) -> Experiment:
         selection=selection,
         target=header.target,
         entries=tuple(entries),
-        timings=tuple(run for run in timings if _place(run) == _place(group[0])),
+        timings=tuple(alike),
     )
+
+
+def _on_one_clock(entries: Sequence[Entry], timings: Sequence[Run]) -> list[Entry]:
+    """The entries with the seconds that their steps take in the runs that took turns, of the most of them.
+
+    Seconds of runs that did not take turns tell how busy the machine was, too. An entry that no such run is of keeps
+    its own.
+    """
+
+    def clock(name: str) -> dict[int, float]:
+        together = [run for run in timings if run.header.comparison == name]
+        found = [_median(summarize(run).milliseconds for run in together if _is_of(e)(run)) for e in entries]
+        return {place: value for place, value in enumerate(found) if value is not None}
+
+    clocks = [clock(name) for name in sorted({run.header.comparison for run in timings})]
+    best = max(clocks, key=len, default={})
+    if len(best) < 2:
+        return list(entries)
+    return [_timed(entry, best[k]) if k in best else entry for k, entry in enumerate(entries)]
+
+
+def _timed(entry: Entry, milliseconds: float) -> Entry:
+    def retimed(record: Record) -> Record:
+        known = None if record.milliseconds is None else milliseconds
+        return replace(record, seconds=record.step * milliseconds / 1000, milliseconds=known)
+
+    return replace(entry, runs=tuple(replace(run, records=tuple(map(retimed, run.records))) for run in entry.runs))
 
 
 def _entry(family: Sequence[Run], families: Sequence[Sequence[Run]], selection: str) -> Entry:
