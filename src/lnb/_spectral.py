@@ -68,7 +68,7 @@ def norm_step(direction: Array, gradient: Array, together: Sequence[int] = ()) -
         together: the sizes of sets of groups, one after the other, that have one z and one length; none for each alone.
 
     >>> step = norm_step(jnp.diag(jnp.array([3.0, 4.0]))[None], jnp.diag(jnp.array([3.0, 4.0]))[None])
-    >>> float(jnp.sum(step**2))
+    >>> round(float(jnp.sum(step**2)), 5)
     2.0
     """
     flat = (len(direction), -1)
@@ -83,7 +83,7 @@ def norm_step(direction: Array, gradient: Array, together: Sequence[int] = ()) -
 def norm_step_of_table(gradient: Array) -> Array:
     """g sqrt(s) / |g| for parameters with the identity metric, s the smaller side of the table [.., o]; 1 for a vector.
 
-    >>> float(jnp.linalg.norm(norm_step_of_table(jnp.ones((4, 8)))))
+    >>> round(float(jnp.linalg.norm(norm_step_of_table(jnp.ones((4, 8))))), 5)
     2.0
     """
     columns = gradient.shape[-1] if gradient.ndim > 1 else 1

@@ -93,7 +93,7 @@ def lnb(
 
     Args:
         neurons: from `lnb.find_neurons`.
-        learning_rate: how far a step moves each neuron's output along every direction, about 0.01 to 0.02; with
+        learning_rate: how far a step moves each neuron's output along every direction, about 0.02 to 0.05; with
             `step="norm"` the length sqrt(epsilon) of a step of all neurons together, about 0.1 to 1; with "polyak" a
             multiple, 1 for the textbook's. Or a schedule of it: a step of given length wants one that decays.
         solver, step, min_norm: as in `scale_by_lnb`.
