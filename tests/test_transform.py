@@ -10,6 +10,7 @@ import pytest
 from oracle import Algorithm2, backpropagate
 
 import lnb
+from lnb._transform import _average_gradient
 
 SIZES = (6, 8, 7, 4)
 
@@ -78,6 +79,18 @@ def test_thirty_steps_agree_with_numpy(x64, bias, settings):
         params, state, _ = step(params, state, x, labels)
     for got, wanted in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-10)
+
+
+def test_the_average_looks_ahead_as_optax_does(standard_promotion):
+    random = np.random.default_rng(0)
+    ours, adam = _average_gradient(0.9, nesterov=True), optax.scale_by_adam(0.9, 0.0, 0.0, nesterov=True)
+    params = jnp.zeros(5)
+    state, theirs = ours.init(params), adam.init(params)
+    for _ in range(4):
+        gradient = jnp.asarray(random.normal(size=5), jnp.float32)
+        average, state = ours.update(gradient, state)
+        scaled, theirs = adam.update(gradient, theirs)  # divided by the last gradient's size
+        np.testing.assert_allclose(average, scaled * jnp.abs(gradient), rtol=1e-5)
 
 
 def exact_direction(layers, x, labels, ridge):

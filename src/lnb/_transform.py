@@ -44,8 +44,8 @@ def scale_by_lnb(
     With z = theta . g over all parameters together, and s the smaller side of a neuron's weights [i(+1), o]:
 
         step        update
-        "spectral"  theta (theta^T M theta)^-1/2 of each neuron: the steepest step that moves its output by at most 1
-                    along any direction; theta sqrt(s / (theta . g)), as long in the mean, where that would cost more
+        "spectral"  theta (theta^T M theta)^-1/2 of each neuron: the steepest step that moves its output by about 1
+                    along every direction; theta sqrt(s / (theta . g)), as long in the mean, where that would cost more
                     than a quarter of the neuron's forward and backward pass
         "norm"      theta / max(min_norm, sqrt(max(z, 0))): Algorithm 2, lines 6 to 14
         "polyak"    theta loss / max(min_norm^2, z): to where a loss with minimum 0 would have it if it were linear
