@@ -126,6 +126,23 @@ def test_ratios_are_of_runs_that_took_turns_where_there_are_any():
     assert not ratio.together
 
 
+def test_all_runs_are_on_the_clock_of_those_that_took_turns():
+    runs = [made_run(milliseconds=10.0), made_run("lnb", milliseconds=40.0), made_run("muon", milliseconds=30.0)]
+    turns = [
+        made_run(milliseconds=8.0, comparison="a", rate=9),
+        made_run("lnb", milliseconds=12.0, comparison="a", rate=9),
+    ]
+
+    def ends(timings):
+        entries = experiment(*runs, timings=timings).entries
+        return {e.optimizer: (e.runs[0].records[-1].seconds, e.milliseconds()) for e in entries}
+
+    # Muon did not take part, and one run alone is no clock.
+    own = {"adamw": (0.2, 10), "lnb": (0.8, 40), "muon": (0.6, 30)}
+    assert ends(turns) == {"adamw": (0.16, 8), "lnb": (0.24, 12), "muon": own["muon"]}
+    assert ends(turns[:1]) == own
+
+
 def test_short_comparisons_are_for_timings():
     swept = [made_run(rate=rate, seed=0, losses=(2.0, 1.0, 1 - rate)) for rate in (0.1, 0.2)]
     short = made_run("lnb", epochs=1, losses=(2.0, 1.0), accuracies=(0.1, 0.2))
