@@ -222,7 +222,7 @@ def test_statistics_are_renewed_in_turn(make):
         x = jnp.asarray(normal(8, 4, seed=step), jnp.float32)
         _, grads, features = evaluate(params, x)
         _, after = update(grads, state, params, features=features)
-        pairs = zip(after.inner.statistics, state.inner.statistics, strict=True)
+        pairs = zip(after.statistics, state.statistics, strict=True)
         renewed.append([any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), a, b))) for a, b in pairs])
         state = after
     renewed = np.array(renewed)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._spectral import norm_step, spectral_operations, spectral_step
+from lnb._spectral import inner, norm_step, spectral_operations, spectral_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -43,7 +43,7 @@ def test_groups_are_steps_of_their_own():
 
 def test_groups_that_go_together_have_one_length():
     direction = jnp.asarray(np.random.default_rng(4).standard_normal((7, 2, 1)))
-    step = norm_step(direction, 3 * direction, [4, 3])
+    step = norm_step(direction, inner(direction, 3 * direction), together=[4, 3])
     for part in (slice(0, 4), slice(4, 7)):
         expected = direction[part] / (3**0.5 * jnp.linalg.norm(direction[part]))
         np.testing.assert_allclose(step[part], expected, rtol=1e-9)
@@ -66,7 +66,7 @@ def test_scales_of_different_widths_are_neurons_of_their_own():
 def test_a_gradient_of_zero_gives_no_step(shape):
     zero = jnp.zeros(shape)
     assert not spectral_step(zero, zero).any()
-    assert not norm_step(zero, zero).any()
+    assert not norm_step(zero, inner(zero, zero)).any()
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -23,7 +23,7 @@ from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import FeatureSet, StackedFeatureSet, TiedFeatureSet
 from lnb._neurons import Features, Neuron, Neurons
 from lnb._solvers import CG, AnyFeatureSet, Solver, Sylvester
-from lnb._spectral import norm_step, spectral_operations, spectral_step
+from lnb._spectral import inner, norm_step, spectral_operations, spectral_steps
 
 SolverChoice = Solver | Callable[[Neuron], Solver]
 
@@ -84,6 +84,10 @@ class Block:
                 leaves.append(neuron.unpack_leaves(piece))
         return leaves
 
+    def weights(self, packed: Array) -> Array:
+        """`packed` without the row of a bias."""
+        return packed[:, :-1] if self.rows[0][0].has_bias else packed
+
     def count(self, steps: Array) -> Array:
         """How many batches its statistics hold at the step after `steps` others."""
         every = self.solver.every
@@ -97,8 +101,8 @@ class Block:
 
         def update() -> Any:
             moved = self.solver.update(self.features(features.sets), features.arrays, statistics, self.count(steps))
-            kept = all_finite(moved) & finite
-            return jax.tree.map(lambda new, old: jnp.where(kept, new, old), moved, statistics)
+            # Finite features may have squares that are not.
+            return jax.tree.map(lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), moved, statistics)
 
         if self.solver.every == 1:
             return update()
@@ -111,35 +115,69 @@ class Block:
         sets, count = self.features(features.sets), self.count(steps)
         return self.solver.solve(sets, features.arrays, statistics, count, gradient, memory)
 
-    def spread(self, direction: Array, gradient: Array) -> Array:
-        """Each neuron's step along its direction, of which every direction of its output has a part where it is cheap.
+    @property
+    def has_loose_bias(self) -> bool:
+        """Whether its last row is the bias of one neuron, which nothing but a spectral step joins to the weights."""
+        return len(self.rows) == len(self.rows[0]) == 1 and self.rows[0][0].has_bias
 
-        Neurons that read the same features take steps of their own: the gradients of q and k are far smaller than v's.
+    def split(self, packed: Array) -> list[Array]:
+        """Neurons that read the same features, which stand side by side: one array [k g, i(+1), o] if they are alike.
+
+        They take steps of their own: the gradients of q and k are far smaller than v's.
         """
         sizes = [neuron.shape[2] for neuron in self.rows[0]]
         if len(set(sizes)) > 1:
-            ends = np.cumsum(sizes)[:-1]
-            pairs = zip(jnp.split(direction, ends, axis=2), jnp.split(gradient, ends, axis=2), strict=True)
-            return jnp.concatenate([self._step(*pair) for pair in pairs], axis=2)
-        (groups, inputs, outputs), count = direction.shape, len(sizes)
+            return jnp.split(packed, np.cumsum(sizes)[:-1], axis=2)
+        groups, inputs, _ = packed.shape
+        apart = packed.reshape(groups, inputs, len(sizes), sizes[0])
+        return [apart.transpose(2, 0, 1, 3).reshape(-1, inputs, sizes[0])]
 
-        def stack(packed: Array) -> Array:  # [g, i, k o] -> [k g, i, o]
-            apart = packed.reshape(groups, inputs, count, outputs // count)
-            return apart.transpose(2, 0, 1, 3).reshape(count * groups, inputs, outputs // count)
+    def join(self, parts: Sequence[Array]) -> Array:
+        """The inverse of `split`."""
+        if len(parts) > 1:
+            return jnp.concatenate(parts, axis=2)
+        groups, inputs, outputs = self.shape
+        apart = parts[0].reshape(-1, groups, inputs, parts[0].shape[2])
+        return apart.transpose(1, 2, 0, 3).reshape(groups, inputs, outputs)
 
-        step = self._step(stack(direction), stack(gradient))
-        apart = step.reshape(count, groups, inputs, outputs // count)
-        return apart.transpose(1, 2, 0, 3).reshape(direction.shape)
+    def takes_root(self, inputs: int, outputs: int) -> bool:
+        """Whether the root that a spectral step takes of a part is cheap beside the neuron's own pass."""
+        neuron = self.rows[0][0]
+        own = 6.0 * neuron.groups * neuron.samples * inputs * outputs
+        cheap = spectral_operations((neuron.groups, inputs, outputs)) <= _SPECTRAL_SHARE * own
+        return cheap and min(inputs, outputs) > 1
 
-    def _step(self, direction: Array, gradient: Array) -> Array:
-        groups, inputs, outputs = self.rows[0][0].groups, *direction.shape[1:]
-        if min(inputs, outputs) == 1:
-            sizes = [row[0].groups for row in self.rows]
-            return norm_step(direction, gradient, sizes * (direction.shape[0] // sum(sizes)))
-        own = 6.0 * groups * self.rows[0][0].samples * inputs * outputs
-        if spectral_operations((groups, inputs, outputs)) <= _SPECTRAL_SHARE * own:
-            return spectral_step(direction, gradient)
-        return norm_step(direction, gradient)
+
+def spread(
+    blocks: Sequence[Block], directions: Sequence[Array], gradients: Sequence[Array]
+) -> tuple[list[Array], list[Array]]:
+    """Each neuron's step along its direction, of which every direction of its output has a part where that is cheap.
+
+    Returns:
+        The step of each block, and theta . g of all its groups or parts.
+    """
+    parts = []
+    for block, direction, gradient in zip(blocks, directions, gradients, strict=True):
+        parts += [(block, *pair) for pair in zip(block.split(direction), block.split(gradient), strict=True)]
+    steps: list[Any] = [None] * len(parts)
+    squares = []
+    for k, (block, direction, gradient) in enumerate(parts):
+        rooted = block.takes_root(*direction.shape[1:])
+        bias = block.has_loose_bias and not rooted
+        squares.append(inner(direction, gradient, bias))
+        if not rooted:
+            sizes = [row[0].groups for row in block.rows]
+            alike = sizes * (len(direction) // sum(sizes)) if min(direction.shape[1:]) == 1 else ()
+            steps[k] = norm_step(direction, squares[k], bias, alike)
+    rooted = [k for k, step in enumerate(steps) if step is None]
+    chosen = [(*parts[k][1:], squares[k]) for k in rooted]
+    for k, step in zip(rooted, spectral_steps(chosen), strict=True):
+        steps[k] = step
+    joined = []
+    for block in blocks:
+        own = [step for (other, *_), step in zip(parts, steps, strict=True) if other is block]
+        joined.append(block.join(own))
+    return joined, squares
 
 
 def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:
@@ -208,13 +246,18 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
     return solver
 
 
-def all_finite(tree: Any) -> Array:
-    """Whether every number of the tree's inexact leaves is finite."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.ones((), bool))
-    # XLA would fuse these sums over all leaves into each of the many selections that follow, and take minutes to
-    # compile a deep network: no fusion crosses a branch.
-    return jax.lax.cond(finite, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
+def all_finite(arrays: Sequence[Array]) -> Array:
+    """Whether every number is finite, and their sum, by which it is told: no sum is finite again."""
+    return reduce(jnp.logical_and, [jnp.isfinite(x.sum()) for x in arrays], jnp.ones((), bool))
+
+
+def settled(condition: Array) -> Array:
+    """The same condition, from a branch: no fusion crosses it.
+
+    XLA would fuse what the condition is made of into each of the many selections that follow, and take minutes to
+    compile a deep network.
+    """
+    return jax.lax.cond(condition, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
 
 
 def _concatenate(arrays: Sequence[Array], axis: int) -> Array:

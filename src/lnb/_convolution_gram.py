@@ -1,7 +1,7 @@
 """The Gram matrix of a convolution without the matrix of its patches.
 
-With the patches' columns gathered, u(y) [batch x pixel, (column, channel)] for each row y of the padded input, the
-block of the Gram matrix for kernel rows a and b is a sum over output rows t,
+With u(y) what a row of the kernel sees of row y of the padded input, [sample, (column, channel)], the block of the Gram
+matrix for kernel rows a and b is a sum over output rows t,
 
     G[a, b] = sum_t u(s t + d a)^T u(s t + d b),
 
@@ -9,7 +9,7 @@ s the stride and d the kernel's dilation. It depends on b - a but for the border
 
     G[a + q, b + q] = G[a, b] + the rows that enter below - those that leave above,
 
-so that k products of k^3 c^2 operations in all stand for one of k^4 c^2, and the patches take 1/k of the memory.
+so that the products of the first q kernel rows stand for those of all k, and u takes 1/k of the patches' memory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from collections.abc import Callable, Sequence
 from math import gcd, prod
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+_FEWEST = 256  # features from which on the products saved outweigh the copies they need
 
-def shifts(kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """How many products the blocks of a kernel's rows take by shifting, and without."""
-    period = stride // gcd(stride, dilation)
-    return sum(kernel - a for a in range(min(period, kernel))), kernel * (kernel + 1) // 2
+
+def worth_shifting(features: int, kernel: int, stride: int, dilation: int) -> bool:
+    """Whether `convolution_gram` takes less than the patches' product does."""
+    return features >= _FEWEST and _period(stride, dilation) < kernel
+
+
+def _period(stride: int, dilation: int) -> int:
+    """q: from how many kernel rows on the blocks follow from those before."""
+    return stride // gcd(stride, dilation)
 
 
 def convolution_gram(
@@ -41,59 +48,56 @@ def convolution_gram(
         kernel, strides, dilation: the convolution's, for each axis of space.
         contract: an einsum.
     """
-    channels, rows = x.shape[1], kernel[0]
-    columns = prod(kernel[1:])
+    rows, columns, channels = kernel[0], prod(kernel[1:]), x.shape[1]
+    width, stride, spread = columns * channels, strides[0], dilation[0]
     x = jnp.moveaxis(x, (1, 2), (-1, 0))  # [row, batch, *rest of space, channel]
-    views = patch_views(x, kernel[1:], strides[1:], dilation[1:], first=2)
-    u = jnp.concatenate(views, axis=-1).reshape(x.shape[0], -1, columns * channels)  # [row, sample, (column, channel)]
-    stride, spread = strides[0], dilation[0]
-    outputs = (x.shape[0] - spread * (rows - 1) - 1) // stride + 1
+    height = x.shape[0]
+    u = patches(x.reshape(-1, *x.shape[2:]), kernel[1:], strides[1:], dilation[1:])
+    u = u.reshape(height, -1, width)  # [row, sample, (column, channel)]
+    outputs = (height - spread * (rows - 1) - 1) // stride + 1
+    first = _period(stride, spread)
+    moved = first * spread // stride  # output rows that enter and leave
+    first = rows if moved >= outputs else min(first, rows)
+    rest = rows - first
+    seen = stride * np.arange(outputs)[:, None] + spread * np.arange(rows)  # [output row, kernel row]: row of u
 
-    def lines(start: int, count: int) -> Array:
-        """u at the rows of `count` output rows from a row on."""
-        return lax.slice_in_dim(u, start, start + stride * (count - 1) + 1, stride)
+    def product(left: Array, right: Array) -> Array:
+        return contract("ni,nj->ij", left, right)
 
-    def product(first: Array, second: Array) -> Array:
-        return contract("yni,ynj->ij", first, second)
-
-    period = stride // gcd(stride, spread)
-    moved = period * spread // stride  # output rows that enter and leave
-    blocks: dict[tuple[int, int], Array] = {}
-    for a in range(rows):
-        for b in range(a, rows):
-            if a < period or moved >= outputs:
-                blocks[a, b] = product(lines(spread * a, outputs), lines(spread * b, outputs))
-                continue
-            before_a, before_b = spread * (a - period), spread * (b - period)
-            leaving = product(lines(before_a, moved), lines(before_b, moved))
-            below = stride * outputs
-            entering = product(lines(before_a + below, moved), lines(before_b + below, moved))
-            blocks[a, b] = blocks[a - period, b - period] + entering - leaving
-    every = [[blocks[a, b] if a <= b else blocks[b, a].T for b in range(rows)] for a in range(rows)]
-    gram = jnp.stack([jnp.stack(line) for line in every])  # [a, b, (column, channel), (column, channel)]
-    gram = gram.reshape(rows, rows, columns, channels, columns, channels)
+    lines = [lax.slice_in_dim(u, at[0], at[-1] + 1, stride).reshape(-1, width) for at in seen.T]
+    top = jnp.stack([product(lines[a], lines[b]) for a in range(first) for b in range(rows)])
+    gram = added = _pad(top.reshape(first, rows, width, width), (0, rest), (0, 0))
+    if rest:
+        borders = (
+            u[seen[:moved, :rest] + start] for start in (stride * outputs, 0)
+        )  # [row, kernel row, sample, width]
+        entering, leaving = (edge.swapaxes(1, 2).reshape(-1, rest * width) for edge in borders)
+        change = product(entering, entering) - product(leaving, leaving)
+        change = change.reshape(rest, width, rest, width).swapaxes(1, 2)
+        added = added + _pad(change, (first, 0), (first, 0))
+    for _ in range(first, rows, first):
+        gram = added + _pad(gram, (first, -first), (first, -first))
+    above = np.arange(rows)[:, None, None, None] <= np.arange(rows)[:, None, None]
+    gram = jnp.where(above, gram, gram.transpose(1, 0, 3, 2))  # [kernel row, kernel row, width, width]
+    gram = gram.reshape(rows, rows, columns, channels, columns, channels).transpose(3, 0, 2, 5, 1, 4)
     size = channels * rows * columns
-    gram = gram.transpose(3, 0, 2, 5, 1, 4).reshape(size, size)  # [(channel, row, column), (channel, row, column)]
-    each = u.sum(1)  # [row, (column, channel)]
-    sums = [
-        lax.slice_in_dim(each, spread * a, spread * a + stride * (outputs - 1) + 1, stride).sum(0) for a in range(rows)
-    ]
-    return gram, jnp.stack(sums).reshape(rows, columns, channels).transpose(2, 0, 1).reshape(size)
+    counted = (np.arange(height)[:, None] == seen.T[:, None]).any(-1)  # whether a kernel row sees row y of u
+    total = contract("ay,yw->aw", jnp.asarray(counted, u.dtype), u.sum(1))
+    total = total.reshape(rows, columns, channels).transpose(2, 0, 1)
+    return gram.reshape(size, size), total.reshape(size)  # i = (channel, row, column)
 
 
-def patch_views(
-    x: Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int], first: int
-) -> list[Array]:
-    """For each position of the kernel, row by row, the padded input under it at every output pixel.
+def _pad(blocks: Array, first: tuple[int, int], second: tuple[int, int]) -> Array:
+    """Blocks [a, b, i, j] with zeros before and after, or fewer of them where that is negative."""
+    return lax.pad(blocks, jnp.zeros((), blocks.dtype), [(*first, 0), (*second, 0), (0, 0, 0), (0, 0, 0)])
 
-    The kernel moves over the axes of x from `first` on.
-    """
-    views = [x]
-    for axis, (size, stride, spread) in enumerate(zip(kernel, strides, dilation, strict=True), start=first):
+
+def patches(x: Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Array:
+    """The padded input [batch, *space, channel] under the kernel: [batch, *output pixel, *position, channel]."""
+    for k, (size, stride, spread) in enumerate(zip(kernel, strides, dilation, strict=True)):
+        axis = 1 + 2 * k
         length = (x.shape[axis] - spread * (size - 1) - 1) // stride + 1
-        views = [
-            lax.slice_in_dim(view, spread * position, spread * position + stride * (length - 1) + 1, stride, axis)
-            for view in views
-            for position in range(size)
-        ]
-    return views
+        places = stride * np.arange(length)[:, None] + spread * np.arange(size)
+        x = x.at[(slice(None),) * axis + (places,)].get(mode="promise_in_bounds")
+    pixels = range(1, 2 * len(kernel), 2)
+    return x.transpose(0, *pixels, *(axis + 1 for axis in pixels), x.ndim - 1)

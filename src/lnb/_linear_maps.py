@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lnb._convolution_gram import convolution_gram, patch_views, shifts
+from lnb._convolution_gram import convolution_gram, patches, worth_shifting
 
 Arrays = Sequence[Array]
 """What a forward pass recorded: the arrays of `Features`."""
@@ -104,11 +104,23 @@ class DenseFeatures:
         return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
 
     def gram(self, recorded: Array) -> tuple[Array, Array]:
-        return gram_of(self.matrix(recorded))
+        if self.input_axes:
+            return gram_of(self.matrix(recorded))
+        samples = prod(recorded.shape[a] for a in self.sample_axes)
+        mean, square = self.moments(recorded)
+        return samples * square[:, :, None], samples * mean
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
-        x = self.matrix(recorded)
-        return x.mean(1), jnp.square(x).mean(1)  # [g, i]
+        left = [a for a in range(recorded.ndim) if a not in self.sample_axes]
+        order = [left.index(a) for a in self.group_axes + self.input_axes]
+        groups = prod(recorded.shape[a] for a in self.group_axes)
+        x = recorded.astype(statistics_dtype(recorded.dtype))
+
+        def mean(x: Array, factor: float) -> Array:
+            m = x.mean(self.sample_axes).transpose(order).reshape(groups, -1)  # [g, i]
+            return m if factor == 1.0 else m * jnp.asarray(factor, m.dtype)
+
+        return mean(x, self.factor), mean(jnp.square(x), self.factor**2)
 
     def forward(self, recorded: Array, weight: Array) -> Array:
         return contract("gni,gio->gno", self.matrix(recorded), weight)
@@ -143,16 +155,15 @@ class ConvolutionFeatures:
         return x if self.factor == 1.0 else x * jnp.asarray(self.factor, x.dtype)
 
     def matrix(self, recorded: Array) -> Array:
-        x = self._padded(recorded)
-        views = patch_views(x, self.kernel_size, self.strides, self.kernel_dilation, first=2)
-        batch, space = x.shape[0], prod(views[0].shape[2:])
-        patches = jnp.stack(views, axis=2)  # [batch, channel, position, *space]
-        patches = patches.reshape(batch, self.groups, -1, space)  # [batch, g, i, pixel]
-        return patches.transpose(1, 0, 3, 2).reshape(self.groups, batch * space, -1)  # [g, n, i]
+        x = jnp.moveaxis(self._padded(recorded), 1, -1)  # [batch, *space, channel]
+        x = patches(x, self.kernel_size, self.strides, self.kernel_dilation)
+        x = x.reshape(-1, prod(self.kernel_size), self.groups, self.channels)  # [n, position, g, channel]
+        return x.transpose(2, 0, 3, 1).reshape(self.groups, x.shape[0], -1)  # [g, n, i]
 
     def gram(self, recorded: Array) -> tuple[Array, Array]:
-        shifted, plain = shifts(self.kernel_size[0], self.strides[0], self.kernel_dilation[0])
-        if self.groups > 1 or shifted == plain:
+        features = self.channels * prod(self.kernel_size)
+        geometry = (self.kernel_size[0], self.strides[0], self.kernel_dilation[0])
+        if self.groups > 1 or not worth_shifting(features, *geometry):
             return gram_of(self.matrix(recorded))
         x = self._padded(recorded)
         gram, total = convolution_gram(x, self.kernel_size, self.strides, self.kernel_dilation, contract)
@@ -165,11 +176,14 @@ class ConvolutionFeatures:
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
         # Per channel over all input pixels and shared over the kernel's positions: footnote 4 of the paper.
-        x = self._input(recorded)
-        axes = (0, *range(2, x.ndim))
-        positions = prod(self.kernel_size)
-        mean, square = (jnp.repeat(m, positions).reshape(self.groups, -1) for m in (x.mean(axes), (x * x).mean(axes)))
-        return mean, square  # [g, i]
+        x = recorded.astype(statistics_dtype(recorded.dtype))
+        axes = tuple(axis for axis in range(x.ndim) if axis != self.input_layout[1])
+
+        def mean(x: Array, factor: float) -> Array:
+            m = x.mean(axes) if factor == 1.0 else x.mean(axes) * jnp.asarray(factor, x.dtype)
+            return jnp.repeat(m, prod(self.kernel_size)).reshape(self.groups, -1)  # [g, i]
+
+        return mean(x, self.factor), mean(x * x, self.factor**2)
 
     def _convolve(self, x: Array, weight: Array) -> Array:
         groups, _, outputs = weight.shape

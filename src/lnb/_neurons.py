@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -249,29 +250,27 @@ class Neurons(Sequence[Neuron]):
         """
         self.check_features(features)
         leaves = self._check_params(vectors, "vectors")
-        results: list[Array | None] = [None] * len(leaves)
+        parts = [self.identity_parts(leaves)]
         for neuron, feature_set in zip(self, features.sets, strict=True):
-            packed = neuron.pack_leaves(leaves)
-            product = packed if feature_set is None else feature_set.product(features.arrays, packed)
-            for leaf, part in neuron.unpack_leaves(product).items():
-                before = results[leaf]
-                results[leaf] = part if before is None else before + part
-        return jax.tree.unflatten(self._treedef, self.fill_uncovered(results, leaves))
+            if feature_set is not None:
+                product = feature_set.product(features.arrays, neuron.pack_leaves(leaves))
+                parts.append(neuron.unpack_leaves(product))
+        return jax.tree.unflatten(self._treedef, self.sum_parts(parts))
 
-    def fill_uncovered(self, directions: Sequence[Array | None], gradients: Sequence[Array]) -> list[Array]:
-        """Directions of all leaves: the gradient itself where no neuron covers a leaf, or a part of it."""
-        filled = []
-        for leaf, (direction, gradient) in enumerate(zip(directions, gradients, strict=True)):
-            if direction is None:
-                filled.append(gradient)
+    def sum_parts(self, parts: Sequence[Mapping[int, Array]]) -> list[Array]:
+        """All leaves, each the sum of its parts."""
+        return [reduce(jnp.add, [part[leaf] for part in parts if leaf in part]) for leaf in range(len(self._paths))]
+
+    def identity_parts(self, leaves: Sequence[Array]) -> dict[int, Array]:
+        """Of each leaf with elements whose metric is the identity, these, and zero for the others."""
+        parts = {}
+        for leaf, array in enumerate(leaves):
+            masks = [n.covered[leaf] for n in self if n.features is not None and leaf in n.leaves]
+            partial = [mask for mask in masks if mask is not None]
+            if len(partial) < len(masks):
                 continue
-            masks = [neuron.covered[leaf] for neuron in self if leaf in neuron.leaves]
-            parts = [mask for mask in masks if mask is not None]
-            if len(parts) == len(masks):
-                covered = np.logical_or.reduce(parts)
-                direction = jnp.where(covered, direction, gradient.astype(direction.dtype))
-            filled.append(direction)
-        return filled
+            parts[leaf] = jnp.where(np.logical_or.reduce(partial), 0, array) if partial else array
+        return parts
 
     def check_features(self, features: Any) -> None:
         """Raise unless `features` are these neurons'."""

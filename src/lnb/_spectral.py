@@ -9,7 +9,8 @@ step instead gives all directions one length,
 
 with theta as a solver gives it: no root of M is taken. That is exact where the solver applies one symmetric matrix from
 the left (`Cholesky`, `LowRank`, `Diagonal`). `CG`, warm-started, and the two-sided solution of a tied weight do so only
-nearly, and S is then not quite symmetric: the step is near the steepest, without the bound.
+nearly, and S is then not quite symmetric: the step is near the steepest, without the bound. (Far from it, it is
+`norm_step`.)
 
 The inverse root is a polynomial in S = theta^T g [o, o], or theta g^T [i, i] from the left if that is smaller,
 evaluated by quintic Newton-Schulz iterations on the small matrix alone. With M the identity this is Muon's step.
@@ -21,6 +22,8 @@ squared length along the gradient's own directions. So few samples would tell li
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,15 +36,29 @@ from lnb._linear_maps import contract
 _COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
+def inner(direction: Array, gradient: Array, bias: bool = False) -> Array:
+    """theta . g of each group, [g].
+
+    Args:
+        direction, gradient: [g, i(+1), o].
+        bias: whether the last row is a bias that XLA need not join to the weights.
+    """
+    rows = zip(rows_of(direction, bias), rows_of(gradient, bias), strict=True)
+    return reduce(jnp.add, [contract("gio,gio->g", first, second) for first, second in rows])
+
+
 def spectral_step(direction: Array, gradient: Array) -> Array:
     """theta (theta^T g)^-1/2 of each group.
 
+    Where theta^T g is so far from symmetric and positive semidefinite that the trace of its root is none of such a
+    matrix, as `CG` may leave it, the step is `norm_step`'s.
+
     Args:
-        direction: theta [g, i, o], a bias among the rows.
-        gradient: g [g, i, o], which theta solves M theta = g for.
+        direction: theta [g, i(+1), o].
+        gradient: g [g, i(+1), o], which theta solves M theta = g for.
 
     Returns:
-        The step [g, i, o], all of whose singular values in function space are about 1; zero where the gradient is.
+        The step [g, i(+1), o], all of whose singular values in function space are about 1; zero where the gradient is.
 
     Source: Carlson et al. (2015), Preconditioned spectral descent, for the step; Jordan et al. (2024), Muon, and Amsel
     et al. (2025), The Polar Express, for the iteration.
@@ -50,34 +67,60 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     >>> bool(jnp.allclose(step[0], jnp.eye(2), atol=0.35))
     True
     """
-    squared = jnp.sum(direction * gradient, axis=(1, 2), keepdims=True)  # z of each group
-    scale, root = jnp.where(squared > 0, squared, 1), _reciprocal_root(1.0, squared)
-    if direction.shape[1] < direction.shape[2]:
-        small = contract("gio,gjo->gij", direction, gradient) / scale
-        return contract("gij,gjo->gio", _inverse_root(small), direction * root)
-    small = contract("gio,gip->gop", direction, gradient) / scale
-    return contract("gio,gop->gip", direction * root, _inverse_root(small))
+    return spectral_steps([(direction, gradient, inner(direction, gradient))])[0]
 
 
-def norm_step(direction: Array, gradient: Array, together: Sequence[int] = ()) -> Array:
-    """theta sqrt(s / z) of each group, z = theta . g and s the smaller side: as long as `spectral_step` in the mean.
+def spectral_steps(parts: Sequence[tuple[Array, Array, Array]]) -> list[Array]:
+    """`spectral_step` of many (theta, g, z), z = theta . g [g]; roots of matrices of one size are taken together."""
+    scaled, small = [], []
+    for direction, gradient, squared in parts:
+        scaled.append(direction * _reciprocal_root(1.0, squared)[:, None, None])
+        products = "gio,gjo->gij" if _is_wide(direction) else "gio,gip->gop"
+        small.append(contract(products, scaled[-1], gradient * _reciprocal_root(1.0, squared)[:, None, None]))
+    turns: list[Any] = [None] * len(small)
+    for size in {matrix.shape[1] for matrix in small}:
+        alike = [k for k, matrix in enumerate(small) if matrix.shape[1] == size]
+        ends = np.cumsum([len(small[k]) for k in alike])[:-1]
+        together = _turn(jnp.concatenate([small[k] for k in alike]))
+        for k, turn in zip(alike, jnp.split(together, ends), strict=True):
+            turns[k] = turn
+    return [
+        contract("gij,gjo->gio", turn, theta) if _is_wide(theta) else contract("gio,gop->gip", theta, turn)
+        for theta, turn in zip(scaled, turns, strict=True)
+    ]
+
+
+def _is_wide(direction: Array) -> bool:
+    return direction.shape[1] < direction.shape[2]
+
+
+def _turn(small: Array) -> Array:
+    """S^-1/2 of S [g, s, s] with trace 1, or sqrt(s) where S is not what has such a root."""
+    turn, size = _inverse_root(small), small.shape[1]
+    # The trace of S^1/2 is at most sqrt(s), and the polynomials add up to 1.27 times.
+    trace = contract("gij,gji->g", small, turn)[:, None, None]
+    return jnp.where((trace > 0) & (trace < 1.3 * size**0.5), turn, size**0.5 * jnp.eye(size, dtype=turn.dtype))
+
+
+def norm_step(direction: Array, squared: Array, bias: bool = False, together: Sequence[int] = ()) -> Array:
+    """theta sqrt(s / z) of each group, s the smaller side: as long as `spectral_step` in the mean.
 
     Args:
-        direction: theta [g, i, o], a bias among the rows.
-        gradient: g [g, i, o], which theta solves M theta = g for.
+        direction: theta [g, i(+1), o].
+        squared: z = theta . g [g].
+        bias: whether the last row is a bias that XLA need not join to the weights.
         together: the sizes of sets of groups, one after the other, that have one z and one length; none for each alone.
 
-    >>> step = norm_step(jnp.diag(jnp.array([3.0, 4.0]))[None], jnp.diag(jnp.array([3.0, 4.0]))[None])
-    >>> round(float(jnp.sum(step**2)), 5)
+    >>> direction = jnp.diag(jnp.array([3.0, 4.0]))[None]
+    >>> round(float(jnp.sum(norm_step(direction, inner(direction, direction)) ** 2)), 5)
     2.0
     """
-    flat = (len(direction), -1)
-    squared = contract("gk,gk->g", direction.reshape(flat), gradient.reshape(flat))
     if together:
         starts = np.cumsum(together)[:-1]
         totals = jnp.stack([part.sum() for part in jnp.split(squared, starts)])
         squared = jnp.repeat(totals, np.asarray(together), total_repeat_length=len(direction))
-    return direction * _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared)[:, None, None]
+    factor = _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared)[:, None, None]
+    return jnp.concatenate([rows * factor for rows in rows_of(direction, bias)], axis=1)
 
 
 def norm_step_of_table(gradient: Array) -> Array:
@@ -88,7 +131,7 @@ def norm_step_of_table(gradient: Array) -> Array:
     """
     columns = gradient.shape[-1] if gradient.ndim > 1 else 1
     table = gradient.reshape(1, -1, columns)
-    return norm_step(table, table).reshape(gradient.shape)
+    return norm_step(table, inner(table, table)).reshape(gradient.shape)
 
 
 def spectral_operations(shape: tuple[int, int, int]) -> float:
@@ -96,6 +139,11 @@ def spectral_operations(shape: tuple[int, int, int]) -> float:
     groups, inputs, outputs = shape
     side = min(inputs, outputs)
     return groups * side**2 * (4.0 * max(inputs, outputs) + 2.0 * (4 * len(_COEFFICIENTS) - 3) * side)
+
+
+def rows_of(packed: Array, bias: bool) -> list[Array]:
+    """Weights [g, i, o] and bias [g, 1, o] of V [g, i(+1), o]."""
+    return [packed[:, :-1], packed[:, -1:]] if bias else [packed]
 
 
 def _reciprocal_root(length: float, squared: Array) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,29 +10,25 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks
+from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks, settled, spread
 from lnb._linear_maps import statistics_dtype
-from lnb._moments import average, correction
+from lnb._moments import correction
 from lnb._neurons import Features, Neurons
 from lnb._solvers import auto
-from lnb._spectral import norm_step_of_table
+from lnb._spectral import inner, norm_step_of_table
 
 Step = Literal["norm", "polyak", "spectral"]
 
 
 class LNBState(NamedTuple):
-    """State of `scale_by_lnb`."""
+    """State of `lnb` and of `scale_by_lnb`."""
 
     step: Array  # steps taken, not counting those that were passed over
+    skipped: Array  # batches passed over, since they were not finite
+    average: Any  # of the gradient, like the parameters, not yet corrected for its start at zero; None without
     statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
     memory: tuple[Any, ...]  # one entry for each block of neurons: what their solver remembers
-
-
-class GuardedState(NamedTuple):
-    """State of a transformation that passes over batches that are not finite."""
-
-    inner: Any
-    skipped: Array  # batches passed over so far
+    scaling: Any  # of weight decay and learning rate
 
 
 def scale_by_lnb(
@@ -72,7 +67,7 @@ def scale_by_lnb(
 
     Source: Algorithm 2 and section 3.4 of the paper; `lnb._spectral` for the spectral step.
     """
-    return _guarded(_scale_by_lnb(neurons, solver, min_norm, step))
+    return _boosting(neurons, solver, step, min_norm, 0.0, False, optax.identity())
 
 
 def lnb(
@@ -124,48 +119,20 @@ def lnb(
     _check_number("learning_rate", learning_rate, 0, float("inf"))
     _check_number("gradient_decay", gradient_decay, 0, 1)
     _check_number("weight_decay", weight_decay, 0, float("inf"))
-    return _guarded(
-        optax.chain(
-            _average_gradient(gradient_decay, nesterov),
-            _scale_by_lnb(neurons, solver, min_norm, step),
-            optax.add_decayed_weights(weight_decay),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    )
+    scaling = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
+    return _boosting(neurons, solver, step, min_norm, gradient_decay, nesterov, scaling)
 
 
-class AverageState(NamedTuple):
-    """State of the gradient's moving average."""
-
-    step: Array  # steps taken
-    average: Any  # like the parameters, not yet corrected for its start at zero
-
-
-def _average_gradient(decay: float, nesterov: bool) -> optax.GradientTransformation:
-    """Algorithm 2, line 4: what `optax.ema` does, under strict type promotion and with Nesterov's look ahead too."""
-
-    def init(params: Any) -> AverageState:
-        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AverageState]:
-        del params
-        step = state.step + 1
-        moved = jax.tree.map(lambda old, new: average(old, new, decay), state.average, updates)
-        now, ahead = correction(decay, step), correction(decay, step + 1)
-
-        def direction(moved: Array, new: Array) -> Array:
-            if not nesterov:
-                return moved * now.astype(moved.dtype)
-            return moved * (decay * ahead).astype(moved.dtype) + new * ((1 - decay) * now).astype(new.dtype)
-
-        return jax.tree.map(direction, moved, updates), AverageState(step, moved)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _scale_by_lnb(
-    neurons: Neurons, solver: SolverChoice, min_norm: float, step: Step
+def _boosting(
+    neurons: Neurons,
+    solver: SolverChoice,
+    step: Step,
+    min_norm: float,
+    gradient_decay: float,
+    nesterov: bool,
+    scaling: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
+    """Algorithm 2 in the type of statistics, `scaling` being what follows line 14."""
     if not isinstance(neurons, Neurons):
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
     if step not in ("norm", "polyak", "spectral"):
@@ -174,10 +141,15 @@ def _scale_by_lnb(
     blocks = plan_blocks(neurons, solver)
 
     def init(params: Any) -> LNBState:
-        del params
-        statistics = tuple(block.solver.init(block.found, block.dtype) for block in blocks)
-        memory = tuple(block.solver.init_memory(block.shape, block.dtype) for block in blocks)
-        return LNBState(jnp.zeros((), jnp.int32), statistics, memory)
+        values = _as_statistics(params)
+        return LNBState(
+            step=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+            average=jax.tree.map(jnp.zeros_like, values) if gradient_decay else None,
+            statistics=tuple(block.solver.init(block.found, block.dtype) for block in blocks),
+            memory=tuple(block.solver.init_memory(block.shape, block.dtype) for block in blocks),
+            scaling=scaling.init(values),
+        )
 
     def update(
         updates: Any,
@@ -186,28 +158,69 @@ def _scale_by_lnb(
         *,
         features: Features | None = None,
         value: Any = None,
-        finite: Array | bool = True,
         **extra: Any,
     ) -> tuple[Any, LNBState]:
-        del params, extra
+        del extra
         neurons.check_features(features)
         assert features is not None
-        leaves, treedef = jax.tree.flatten(updates)
-        if step == "spectral":
-            steps, moved = _solve(neurons, blocks, leaves, features, state, finite, spread=True)
-            return jax.tree.unflatten(treedef, steps), moved
-        directions, moved = _solve(neurons, blocks, leaves, features, state, finite, spread=False)
-        dtype = statistics_dtype(*(direction.dtype for direction in directions))
-        pairs = zip(directions, leaves, strict=True)
-        squared = reduce(jnp.add, [jnp.vdot(d.astype(dtype), g.astype(dtype)) for d, g in pairs])
-        if step == "norm":
-            factor = 1 / jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
-        else:
-            factor = _polyak_factor(squared, value, min_norm)
-        stepped = [direction * factor.astype(direction.dtype) for direction in directions]
-        return jax.tree.unflatten(treedef, stepped), moved
+        gradient, average = _as_statistics(updates), None
+        if gradient_decay:
+            gradient, average = _look_ahead(gradient, state.average, state.step, gradient_decay, nesterov)
+        gradients, treedef = jax.tree.flatten(gradient)
+        solved = _solve(neurons, blocks, gradients, features, state, step == "spectral")
+        directions, finite = solved.directions, solved.finite
+        if step != "spectral":
+            squared = solved.squared
+            factor = _norm_factor(squared, min_norm) if step == "norm" else _polyak_factor(squared, value, min_norm)
+            directions = [direction * factor.astype(direction.dtype) for direction in directions]
+            finite = finite & jnp.isfinite(factor)
+        finite = settled(finite)
+        stepped, scaled = scaling.update(jax.tree.unflatten(treedef, directions), state.scaling, _as_statistics(params))
+        stepped = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), stepped, updates)
+
+        def keep(moved: Any, old: Any) -> Any:
+            return jax.tree.map(lambda new, before: jnp.where(finite, new, before), moved, old)
+
+        moved = LNBState(
+            step=state.step + jnp.where(finite, 1, 0),
+            skipped=state.skipped + jnp.where(finite, 0, 1),
+            average=keep(average, state.average),
+            statistics=solved.statistics,
+            memory=keep(solved.memory, state.memory),
+            scaling=keep(scaled, state.scaling),
+        )
+        return stepped, moved
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nesterov: bool) -> tuple[Any, Any]:
+    """Algorithm 2, line 4: the corrected moving average, and the one to keep; with Nesterov's look ahead if so asked.
+
+    As `optax.ema` has it, but under strict type promotion too. Both are written in the old average and the gradient, so
+    that neither waits for the other: each is one pass over the parameters.
+    """
+    now = correction(decay, steps + 1)
+    share_old, share_new = decay * now, (1 - decay) * now
+    if nesterov:
+        ahead = decay * correction(decay, steps + 2)
+        share_old, share_new = decay * ahead, (1 - decay) * ahead + share_new
+
+    def weighted(of_old: Any, of_new: Any) -> Any:
+        def combine(old: Array, new: Array) -> Array:
+            return old * jnp.asarray(of_old, old.dtype) + new * jnp.asarray(of_new, new.dtype)
+
+        return jax.tree.map(combine, average, gradient)
+
+    return weighted(share_old, share_new), weighted(decay, 1 - decay)
+
+
+class _Solved(NamedTuple):
+    directions: list[Array]  # one for each leaf
+    statistics: tuple[Any, ...]  # as they were, if the batch is not finite
+    memory: tuple[Any, ...]
+    squared: Array  # z = theta . g
+    finite: Array  # whether gradients and directions are
 
 
 def _solve(
@@ -216,36 +229,36 @@ def _solve(
     gradients: Sequence[Array],
     features: Features,
     state: LNBState,
-    finite: Array | bool,
-    spread: bool,
-) -> tuple[list[Array], LNBState]:
-    """The directions of all leaves (Algorithm 2, lines 5 to 11), and the state that they leave.
-
-    With `spread` each neuron's is its own step already.
-    """
-    parts = []
-    for neuron in neurons:
-        if neuron.features is None:
-            own = neuron.unpack_leaves(neuron.pack_leaves(gradients))
-            parts.append({leaf: norm_step_of_table(part) for leaf, part in own.items()} if spread else own)
-    statistics, memory = [], []
-    for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
+    spread_out: bool,
+) -> _Solved:
+    """The directions of all leaves (Algorithm 2, lines 5 to 11), with `spread_out` each neuron's own step already."""
+    packed = [block.pack(gradients) for block in blocks]
+    identity = neurons.identity_parts(gradients)
+    # A feature that is not finite leaves its weight's gradient not finite either.
+    finite = all_finite([*(block.weights(g) for block, g in zip(blocks, packed, strict=True)), *identity.values()])
+    solutions, statistics, memory = [], [], []
+    for block, gradient, old, remembered in zip(blocks, packed, state.statistics, state.memory, strict=True):
         renewed = block.renew(features, old, state.step, finite)
-        gradient = block.pack(gradients)
         direction, kept = block.solve(features, renewed, state.step, gradient, remembered)
-        if spread:
-            direction = block.spread(direction, gradient)
+        solutions.append(direction)
         statistics.append(renewed)
         memory.append(kept)
-        parts += block.unpack(direction)
-    directions: list[Array | None] = [None] * len(gradients)
-    for part in parts:
-        for leaf, piece in part.items():
-            before = directions[leaf]
-            directions[leaf] = piece if before is None else before + piece
-    moved = LNBState(state.step + 1, tuple(statistics), tuple(memory))
-    uncovered = [norm_step_of_table(gradient) for gradient in gradients] if spread else gradients
-    return neurons.fill_uncovered(directions, uncovered), moved
+    if spread_out:
+        solutions, squares = spread(blocks, solutions, packed)
+    else:
+        squares = [inner(d, g, b.has_loose_bias) for d, g, b in zip(solutions, packed, blocks, strict=True)]
+    parts = [leaves for block, solution in zip(blocks, solutions, strict=True) for leaves in block.unpack(solution)]
+    parts.append({leaf: norm_step_of_table(g) if spread_out else g for leaf, g in identity.items()})
+    squares += [jnp.vdot(g, g)[None] for g in identity.values()]
+    directions = neurons.sum_parts(parts)
+    dtype = statistics_dtype(*(square.dtype for square in squares))
+    squared = jnp.concatenate([square.astype(dtype) for square in squares]).sum()
+    return _Solved(directions, tuple(statistics), tuple(memory), squared, finite & jnp.isfinite(squared))
+
+
+def _norm_factor(squared: Array, min_norm: float) -> Array:
+    """1 / sqrt(z), and no more than 1 / min_norm."""
+    return 1 / jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
 
 
 def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:
@@ -256,33 +269,6 @@ def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:
             "`optimizer.update(grads, state, params, features=features, value=loss)`."
         )
     return jnp.asarray(value, squared.dtype) / jnp.maximum(min_norm**2, squared)
-
-
-def _guarded(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Compute `inner` in the type of statistics, and pass over batches that are not finite."""
-
-    def init(params: Any) -> GuardedState:
-        return GuardedState(inner.init(_as_statistics(params)), jnp.zeros((), jnp.int32))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, GuardedState]:
-        gradients, values = _as_statistics(updates), _as_statistics(params)
-        # A feature that is not finite leaves its weight's gradient not finite either.
-        finite = all_finite(updates)
-        stepped, moved = inner.update(gradients, state.inner, values, finite=finite, **extra)
-        finite = finite & all_finite(stepped)
-        kept = jax.tree.map(partial(_keep, finite), moved, state.inner, is_leaf=lambda x: isinstance(x, LNBState))
-        stepped = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), stepped, updates)
-        return stepped, GuardedState(kept, state.skipped + jnp.where(finite, 0, 1))
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _keep(finite: Array, moved: Any, old: Any) -> Any:
-    """The new state if the step was finite; statistics have seen to that themselves, without another copy of them."""
-    if isinstance(moved, LNBState):
-        step, memory = _keep(finite, (moved.step, moved.memory), (old.step, old.memory))
-        return LNBState(step, moved.statistics, memory)
-    return jax.tree.map(lambda new, before: jnp.where(finite, new, before), moved, old)
 
 
 def _as_statistics(tree: Any) -> Any:

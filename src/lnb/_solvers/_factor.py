@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import cho_solve
 
 from lnb._linear_maps import contract
 
-_BLOCK = 32
+_BLOCK = 32  # columns that are eliminated together
+_SINGLE = 32  # the largest matrix whose columns are eliminated one by one
 
 
 def inverse(matrix: Array) -> Array:
@@ -30,50 +32,50 @@ def inverse(matrix: Array) -> Array:
 def inverse_factor(matrix: Array) -> Array:
     """C^-1 of A = C C^T [g, r, r], with what rounding takes from a matrix without full rank added."""
     size = matrix.shape[-1]
-    eye = jnp.eye(size, dtype=matrix.dtype)
-    floor = 10 * size * jnp.finfo(matrix.dtype).eps * jnp.trace(matrix, axis1=1, axis2=2)[:, None, None]
+    eye = jnp.asarray(np.eye(size), matrix.dtype)
+    floor = 10 * size * jnp.finfo(matrix.dtype).eps * (matrix * eye).sum((1, 2))[:, None, None]
     shifted = matrix + jnp.where(floor > 0, floor, 1) * eye
-    return _each(lambda a: solve_triangular(jnp.linalg.cholesky(a), eye, lower=True), shifted)
+
+    def factor(a: Array) -> Array:
+        lower = lax.linalg.cholesky(a, symmetrize_input=False)
+        return lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
+
+    return _each(factor, shifted)
 
 
 def sweep_inverse(matrix: Array) -> Array:
     """A^-1 of symmetric positive definite A [g, i, i] by Gauss-Jordan elimination, a block of columns at a time.
 
-    No pivoting is needed where A is positive definite (Higham, 2002, section 14.4). With P = A_kk^-1,
+    No pivoting is needed where A is positive definite (Higham, 2002, section 14.4). In the symmetric form of the sweep
+    operator (Goodnight, 1979), with the block to eliminate first and its inverse P = A_11^-1,
 
-        A_kl <- P A_kl,   A_jl <- A_jl - A_jk P A_kl,   A_jk <- -A_jk P,   A_kk <- P     (j, l other than k)
+        [[A_11, A_12], [A_12^T, A_22]]  ->  [[A_22 - A_12^T P A_12, (P A_12)^T], [P A_12, -P]]
 
-    for each block k in turn leaves A^-1 in the place of A.
+    brings the next block to its place, and leaves -A^-1 when all have been first.
 
     >>> jnp.round(sweep_inverse(jnp.array([[[2.0, 1.0], [1.0, 1.0]]])), 5).tolist()
     [[[1.0, -1.0], [-1.0, 2.0]]]
     """
     size = matrix.shape[-1]
-    if size <= _BLOCK:
-        return _sweep(matrix, 1, lambda pivot: 1 / pivot)
+    if size <= _SINGLE:
+        return -lax.fori_loop(0, size, lambda _, matrix: _eliminate(matrix, 1), matrix)
     beyond = -size % _BLOCK
     padded = jnp.pad(matrix, ((0, 0), (0, beyond), (0, beyond)))
     padded = padded + jnp.diag(jnp.arange(size + beyond) >= size).astype(matrix.dtype)
-    return _sweep(padded, _BLOCK, sweep_inverse)[:, :size, :size]
+    swept = lax.fori_loop(0, (size + beyond) // _BLOCK, lambda _, matrix: _eliminate(matrix, _BLOCK), padded)
+    return -swept[:, :size, :size]
 
 
-def _sweep(matrix: Array, width: int, invert: Callable[[Array], Array]) -> Array:
-    """`sweep_inverse` with blocks of `width` columns, which divides i."""
-    groups, size, _ = matrix.shape
-    place, eye = jnp.arange(size) // width, jnp.eye(width, dtype=matrix.dtype)
-
-    def eliminate(k: Array, matrix: Array) -> Array:
-        inside = place == k
-        columns = lax.dynamic_slice(matrix, (0, 0, k * width), (groups, size, width))
-        rows = lax.dynamic_slice(matrix, (0, k * width, 0), (groups, width, size))
-        pivot = lax.dynamic_slice(rows, (0, 0, k * width), (groups, width, width))
-        rows = lax.dynamic_update_slice(rows, jnp.broadcast_to(eye, pivot.shape), (0, 0, k * width))
-        rows = contract("gab,gbj->gaj", invert(pivot), rows)
-        others = jnp.where(inside[:, None], 0, columns)
-        rest = jnp.where(inside, 0, matrix) - contract("gia,gaj->gij", others, rows)
-        return lax.dynamic_update_slice(rest, rows, (0, k * width, 0))
-
-    return lax.fori_loop(0, size // width, eliminate, matrix)
+def _eliminate(matrix: Array, width: int) -> Array:
+    """One step of `sweep_inverse`."""
+    pivot, row, rest = matrix[:, :width, :width], matrix[:, :width, width:], matrix[:, width:, width:]
+    inverse = 1 / pivot if width == 1 else sweep_inverse(pivot)
+    scaled = inverse * row if width == 1 else contract("gab,gbj->gaj", inverse, row)
+    column = scaled.transpose(0, 2, 1)
+    rest = rest - (column * row if width == 1 else contract("gai,gaj->gij", scaled, row))
+    return jnp.concatenate(
+        [jnp.concatenate([rest, column], axis=2), jnp.concatenate([scaled, -inverse], axis=2)], axis=1
+    )
 
 
 def _each(function: Callable[[Array], Array], matrices: Array) -> Array:
