@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= ../shared/data
 endif
 
-.PHONY: demo test check docs pages bench format test-matrix clean
+.PHONY: demo test check docs pages bench format test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -45,6 +45,11 @@ format: .venv/installed
 test-matrix: .venv-oldest/installed .venv-newest/installed
 	.venv-oldest/bin/pytest -n $(WORKERS)
 	.venv-newest/bin/pytest -n $(WORKERS)
+	$(MAKE) --no-print-directory test-kfac
+
+# The K-FAC baseline, which needs an older JAX than most have.
+test-kfac: .venv-kfac/installed
+	.venv-kfac/bin/pytest tests/test_kfac.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -61,5 +66,10 @@ test-matrix: .venv-oldest/installed .venv-newest/installed
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	touch $@
 
+.venv-kfac/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-kfac
+	.venv-kfac/bin/python -m pip install --quiet -e '.[dev,kfac]'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-oldest .venv-newest .venv-kfac .pytest_cache .ruff_cache .hypothesis build dist

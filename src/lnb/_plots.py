@@ -27,6 +27,7 @@ _STYLES: dict[str, tuple[str, Any]] = {
     "lnb-diagonal": ("#B5A800", (0, (3, 1))),
     "lnb-low-rank": ("#332288", (0, (1, 1))),
     "gauss-newton": ("#8C510A", (0, (2, 1))),
+    "kfac": ("#7F7F7F", (0, (6, 1, 1, 1))),
 }
 _PROMINENT = ("lnb-auto", 2.4)  # the default of the library is drawn on top, this wide
 _WIDTH = 1.7

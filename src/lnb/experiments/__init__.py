@@ -18,6 +18,8 @@ from lnb.experiments._findings import Reach as Reach
 from lnb.experiments._findings import Spread as Spread
 from lnb.experiments._findings import experiments_of as experiments_of
 from lnb.experiments._gauss_newton import GaussNewton as GaussNewton
+from lnb.experiments._kfac import KFAC as KFAC
+from lnb.experiments._kfac import Classifier as Classifier
 from lnb.experiments._optimizers import LNB as LNB
 from lnb.experiments._optimizers import OPTIMIZERS as OPTIMIZERS
 from lnb.experiments._optimizers import SGD as SGD

@@ -111,6 +111,9 @@ def character_transformer(load: Callable[[], str], settings: CharacterTransforme
     def loss_fn(params: Decoder, batch: Batch) -> Array:
         return _cross_entropy(params, batch.characters, settings, batch.key)
 
+    def logits(params: Decoder, batch: Batch) -> tuple[Array, None]:
+        return apply_decoder(params, batch.characters[:, :-1], settings, batch.key), None
+
     measure = jax.jit(lambda params, part: _cross_entropy(params, part, settings, None))
 
     def evaluate(params: Decoder) -> Mapping[str, float]:
@@ -127,7 +130,7 @@ def character_transformer(load: Callable[[], str], settings: CharacterTransforme
         )
     batches = shuffled_batches(starts, settings.batch_size, seed, cut_windows)
     params = init_decoder(jax.random.key(seed), vocabulary, settings)
-    return Problem(params, loss_fn, batches.epoch, batches.steps_per_epoch, evaluate)
+    return Problem(params, loss_fn, batches.epoch, batches.steps_per_epoch, evaluate, logits=logits)
 
 
 def init_decoder(key: Array, vocabulary: int, settings: CharacterTransformerSettings) -> Decoder:

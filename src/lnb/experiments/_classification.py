@@ -77,6 +77,7 @@ def classification(
         batches=batches.epoch,
         steps_per_epoch=batches.steps_per_epoch,
         evaluate=evaluate,
+        logits=lambda params, batch: (apply_mlp(params, batch.images), None),
     )
 
 

@@ -25,6 +25,7 @@ LABELS: Mapping[str, str] = {
     "adam": "Adam",
     "sgd": "SGD",
     "muon": "Muon",
+    "kfac": "K-FAC",
     "gauss-newton": "Gauss-Newton",
     "lnb-auto": "LNB (auto)",
     "lnb": "LNB (CG)",

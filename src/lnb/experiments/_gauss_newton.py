@@ -36,8 +36,7 @@ _FEWER, _MORE = 1 / 3, 2.0  # what the damping is multiplied by then
 class GaussNewton:
     """Gauss-Newton with Levenberg and Marquardt's damping, for least-squares problems."""
 
-    reads_features: ClassVar[bool] = False
-    reads_residuals: ClassVar[bool] = True
+    reads: ClassVar[str] = "residuals"
 
     learning_rate: float = 1.0
     """Part of the solution that a step goes."""

@@ -13,15 +13,15 @@ from optax import contrib
 import lnb
 from lnb.experiments._errors import ExperimentError
 from lnb.experiments._gauss_newton import GaussNewton
+from lnb.experiments._kfac import KFAC
 
 
 class OptimizerSettings(Protocol):
     """Hyper-parameters of one optimizer."""
 
-    reads_features: ClassVar[bool]
-    """Whether `build` needs the network's neurons, and `update` their features."""
-    reads_residuals: ClassVar[bool]
-    """Whether `build` needs the residuals of a least-squares problem, and `update` the batch."""
+    reads: ClassVar[str]
+    """What `build` is given: nothing ("gradient"), the neurons, whose features `update` then is given ("features"), or
+    the function of a least-squares problem's "residuals" or a `Classifier` ("logits"), with the batch for `update`."""
 
     @property
     def learning_rate(self) -> float:
@@ -29,7 +29,7 @@ class OptimizerSettings(Protocol):
         ...
 
     def build(self, read: Any, /) -> optax.GradientTransformationExtraArgs:
-        """The transformation; `read` is the neurons, the residuals or None, as the class says."""
+        """The transformation; `read` is what the class says, or None."""
         ...
 
 
@@ -37,8 +37,7 @@ class OptimizerSettings(Protocol):
 class Adam:
     """Adam (Kingma and Ba, 2014)."""
 
-    reads_features: ClassVar[bool] = False
-    reads_residuals: ClassVar[bool] = False
+    reads: ClassVar[str] = "gradient"
 
     learning_rate: float = 1e-3
     """Step size."""
@@ -61,8 +60,7 @@ class Adam:
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2017)."""
 
-    reads_features: ClassVar[bool] = False
-    reads_residuals: ClassVar[bool] = False
+    reads: ClassVar[str] = "gradient"
 
     learning_rate: float = 1e-3
     """Step size."""
@@ -93,8 +91,7 @@ class AdamW:
 class SGD:
     """Stochastic gradient descent with momentum."""
 
-    reads_features: ClassVar[bool] = False
-    reads_residuals: ClassVar[bool] = False
+    reads: ClassVar[str] = "gradient"
 
     learning_rate: float = 0.1
     """Step size."""
@@ -121,8 +118,7 @@ class SGD:
 class Muon:
     """Muon (Jordan et al., 2024) for matrices, Adam for everything else."""
 
-    reads_features: ClassVar[bool] = False
-    reads_residuals: ClassVar[bool] = False
+    reads: ClassVar[str] = "gradient"
 
     learning_rate: float = 0.02
     """Step size of the matrices."""
@@ -154,8 +150,7 @@ class Muon:
 class Boosting(ABC):
     """What the forms of linear neuron boosting share: all but the solver."""
 
-    reads_features: ClassVar[bool] = True
-    reads_residuals: ClassVar[bool] = False
+    reads: ClassVar[str] = "features"
 
     learning_rate: float = 0.02
     """How far a step moves each neuron's output along every direction, or what `step` says."""
@@ -303,6 +298,7 @@ OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "sgd": SGD(),
     "gauss-newton": GaussNewton(),
     "muon": Muon(),
+    "kfac": KFAC(),
     "lnb": LNB(),
     "lnb-cholesky": LNBCholesky(),
     "lnb-diagonal": LNBDiagonal(),

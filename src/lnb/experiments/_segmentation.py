@@ -158,7 +158,10 @@ def segmentation(
             "validation_loss": sum(float(loss) for loss, _ in measured) / float(counts.sum()),
         }
 
-    return Problem(params, loss_fn, batches, len(train) // settings.batch_size, evaluate)
+    def logits(params: nnx.State, batch: Batch) -> tuple[Array, Array]:
+        return pixel_losses(params, batch)[0], batch.masks != UNLABELLED
+
+    return Problem(params, loss_fn, batches, len(train) // settings.batch_size, evaluate, logits=logits)
 
 
 def init_unet(seed: int, width: int, depth: int) -> tuple[nnx.GraphDef, nnx.State]:

@@ -18,6 +18,7 @@ import optax
 
 import lnb
 from lnb.experiments._errors import ExperimentError
+from lnb.experiments._kfac import Classifier
 from lnb.experiments._optimizers import OptimizerSettings
 
 PyTree = Any
@@ -43,6 +44,9 @@ class Problem:
     residuals: Callable[[PyTree, PyTree], jax.Array] | None = None
     """Of a least-squares problem, [n, outputs] for the parameters and a batch: the loss is the sum of their squares
     over n. None where the loss is something else."""
+    logits: Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array | None]] | None = None
+    """Of a classifier, [examples, ..., classes] for the parameters and a batch, and which of them count, a mask
+    [examples, ...] or None: the loss is their mean cross entropy. None where the loss is something else."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +112,25 @@ def prepare(
     Raises:
         ExperimentError: a setting is out of its range.
     """
-    neurons = None
-    if settings.reads_features:
-        neurons = lnb.find_neurons(problem.loss_fn, problem.params, next(problem.batches(0, 0)))
-    if settings.reads_residuals and problem.residuals is None:
-        raise ExperimentError(
-            f"{type(settings).__name__} is for least-squares problems, the tasks `matrix-factorization` and "
-            "`matrix-factorization-svd`; this task's loss is no sum of squares."
-        )
+    name = type(settings).__name__
+    neurons = read = None
+    if settings.reads == "features":
+        neurons = read = lnb.find_neurons(problem.loss_fn, problem.params, next(problem.batches(0, 0)))
+    if settings.reads == "residuals":
+        if problem.residuals is None:
+            raise ExperimentError(
+                f"{name} is for least-squares problems, the tasks `matrix-factorization` and "
+                "`matrix-factorization-svd`; this task's loss is no sum of squares."
+            )
+        read = problem.residuals
+    if settings.reads == "logits":
+        if problem.logits is None:
+            raise ExperimentError(f"{name} is for classifiers; this task's loss is no cross entropy.")
+        read = Classifier(problem.logits, next(problem.batches(0, 0)))
     try:
-        return neurons, settings.build(problem.residuals if settings.reads_residuals else neurons)
+        return neurons, settings.build(read)
     except ValueError as error:
-        raise ExperimentError(f"{type(settings).__name__}: {error}") from error
+        raise ExperimentError(f"{name}: {error}") from error
 
 
 def train(

@@ -158,8 +158,11 @@ def vision_transformer(load: Callable[[], ColourImages], settings: VisionTransfo
     model = VisionTransformer(settings, data.train.images.shape[1:], data.classes, jax.random.key(seed))
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
+    def apply(params: Any, batch: Batch) -> Array:
+        return jax.vmap(eqx.combine(params, static))(batch.images, batch.keys)
+
     def loss_fn(params: Any, batch: Batch) -> Array:
-        logits = jax.vmap(eqx.combine(params, static))(batch.images, batch.keys)
+        logits = apply(params, batch)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
 
     test = tuple(map(jnp.asarray, data.test))
@@ -180,7 +183,14 @@ def vision_transformer(load: Callable[[], ColourImages], settings: VisionTransfo
 
     examples = tuple(map(jnp.asarray, data.train))
     batches = shuffled_batches(examples, settings.batch_size, seed, _augment)
-    return Problem(params, loss_fn, batches.epoch, batches.steps_per_epoch, evaluate)
+    return Problem(
+        params,
+        loss_fn,
+        batches.epoch,
+        batches.steps_per_epoch,
+        evaluate,
+        logits=lambda params, batch: (apply(params, batch), None),
+    )
 
 
 def _augment(examples: tuple[UInt8[Array, "n h w c"], Int[Array, " n"]], key: Array) -> Batch:
