@@ -33,15 +33,14 @@ from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_
 
 
 class LowRankStatistics(NamedTuple):
-    """Averages that are corrected for their start at zero, and what is solved with; memory (2 r + 2) i a group.
+    """Averages that are corrected for their start at zero; memory (r + 2) i a group.
 
-    For features whose Gram matrix is diagonal, `factor` and `woodbury` have no columns.
+    For features whose Gram matrix is diagonal, `factor` has no columns.
     """
 
     mean: Array  # mu [g, i]
     square: Array  # chi [g, i]
     factor: Array  # L [g, i, r]; before the first batch, where the search for it starts
-    woodbury: Array  # V [g, i, r]
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class LowRank:
         moments = (features.groups, features.inputs)
         start = _random_directions((*moments, self._rank_of(features)), dtype)
         # Each field its own array, so that the state can be donated.
-        return LowRankStatistics(jnp.zeros(moments, dtype), jnp.zeros(moments, dtype), start, jnp.zeros_like(start))
+        return LowRankStatistics(jnp.zeros(moments, dtype), jnp.zeros(moments, dtype), start)
 
     def _rank_of(self, features: GramFeatureSet) -> int:
         return 0 if features.has_diagonal_gram else min(self.rank, features.inputs)
@@ -105,9 +104,7 @@ class LowRank:
         past = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
         image = old * past + (1 - old) * _covariance_product(features, arrays, mean, basis)
         small = contract("gir,gis->grs", basis, image)
-        factor = contract("gir,gsr->gis", image, inverse_factor(small))
-        moved = LowRankStatistics(mean, square, factor, factor)
-        return moved._replace(woodbury=self._woodbury(features, moved))
+        return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)))
 
     def _diagonal(self, features: GramFeatureSet, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
@@ -118,12 +115,6 @@ class LowRank:
         floor = jnp.finfo(square.dtype).eps ** 0.5 * square.mean(1, keepdims=True)
         shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
         return jnp.where(shifted > 0, shifted, 1)
-
-    def _woodbury(self, features: GramFeatureSet, statistics: LowRankStatistics) -> Array:
-        factor = statistics.factor
-        scaled = factor / self._diagonal(features, statistics)[:, :, None]
-        inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
-        return contract("gir,gsr->gis", scaled, inverse_factor(inner))
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
         """Nothing."""
@@ -142,11 +133,16 @@ class LowRank:
         """Woodbury's identity."""
         del arrays, count
         assert isinstance(features, GramFeatureSet)
-        diagonal, woodbury = self._diagonal(features, statistics), statistics.woodbury
+        diagonal, factor = self._diagonal(features, statistics)[:, :, None], statistics.factor
+        if factor.shape[2] == 0:
+            return solve_whitened(lambda weight: weight / diagonal, features, statistics.mean, gradient), memory
+        scaled = factor / diagonal
+        inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
+        woodbury = contract("gir,gsr->gis", scaled, inverse_factor(inner))  # V
 
         def inverse(weight: Array) -> Array:
             along = contract("gir,gio->gro", woodbury, weight)
-            return weight / diagonal[:, :, None] - contract("gir,gro->gio", woodbury, along)
+            return weight / diagonal - contract("gir,gro->gio", woodbury, along)
 
         return solve_whitened(inverse, features, statistics.mean, gradient), memory
 
