@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._spectral import inner, norm_step, spectral_operations, spectral_step
+from lnb._spectral import inner, norm_step, spectral_operations, spectral_step, spectral_steps
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -39,6 +39,27 @@ def test_groups_are_steps_of_their_own():
     whole = spectral_step(jnp.asarray(theta), jnp.asarray(gradient))
     for part, one, other in zip(whole, theta, gradient, strict=True):
         np.testing.assert_allclose(part, spectral_step(one[None], other[None])[0], rtol=1e-9)
+
+
+def test_roots_that_are_taken_together_are_each_part_s_own():
+    random = np.random.default_rng(6)
+    parts = []
+    for shape in ((2, 5, 3), (1, 3, 7), (3, 4, 4)):
+        theta = random.standard_normal(shape)
+        gradient = jnp.asarray(np.stack([metric_of(random, shape[1]) @ part for part in theta]))
+        parts.append((jnp.asarray(theta), gradient, inner(jnp.asarray(theta), gradient)))
+    theta, gradient, _ = parts[0]
+    single = tuple(array.astype(jnp.float32) for array in (theta, gradient))
+    for step, (theta, gradient, _) in zip(spectral_steps([*parts, (*single, inner(*single))]), parts, strict=False):
+        np.testing.assert_allclose(step, spectral_step(theta, gradient), rtol=1e-9)
+
+
+def test_a_direction_that_no_metric_gives_takes_the_step_in_the_mean():
+    gradient = jnp.asarray(np.random.default_rng(7).standard_normal((1, 4, 3)))
+    direction = gradient * jnp.array([1.0, 1.0, -1.0])  # theta^T g has a negative eigenvalue
+    squared = inner(direction, gradient)
+    assert squared > 0
+    np.testing.assert_allclose(spectral_step(direction, gradient), norm_step(direction, squared), rtol=1e-9)
 
 
 def test_groups_that_go_together_have_one_length():

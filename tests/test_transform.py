@@ -281,6 +281,22 @@ def test_a_batch_that_is_not_finite_changes_nothing(solver, poison):
     assert int(state.skipped) == 1
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+def test_finite_features_whose_squares_are_not_leave_the_statistics_finite(solver):
+    def loss(weight, x):
+        return jnp.mean(jnp.tanh(1e-30 * (x @ weight)))
+
+    weight, x = jnp.ones((3, 2)), jnp.ones((8, 3))
+    neurons = lnb.find_neurons(loss, weight, x)
+    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+    state = optimizer.init(weight)
+    for scale in (1.0, 1e25, 1.0):
+        _, grads, features = neurons.value_and_grad(weight, x.at[:, 1].set(scale))
+        assert np.isfinite(grads).all()
+        updates, state = optimizer.update(grads, state, weight, features=features)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, state)))
+
+
 def test_polyak_needs_the_loss_and_reaches_zero_of_a_quadratic(x64):
     def loss(params, x):
         return jnp.mean((x @ params) ** 2)

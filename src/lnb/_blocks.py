@@ -159,25 +159,19 @@ def spread(
     parts = []
     for block, direction, gradient in zip(blocks, directions, gradients, strict=True):
         parts += [(block, *pair) for pair in zip(block.split(direction), block.split(gradient), strict=True)]
-    steps: list[Any] = [None] * len(parts)
-    squares = []
+    squares, steps, rooted = [], {}, []
     for k, (block, direction, gradient) in enumerate(parts):
-        rooted = block.takes_root(*direction.shape[1:])
-        bias = block.has_loose_bias and not rooted
-        squares.append(inner(direction, gradient, bias))
-        if not rooted:
-            sizes = [row[0].groups for row in block.rows]
-            alike = sizes * (len(direction) // sum(sizes)) if min(direction.shape[1:]) == 1 else ()
-            steps[k] = norm_step(direction, squares[k], bias, alike)
-    rooted = [k for k, step in enumerate(steps) if step is None]
-    chosen = [(*parts[k][1:], squares[k]) for k in rooted]
-    for k, step in zip(rooted, spectral_steps(chosen), strict=True):
-        steps[k] = step
-    joined = []
-    for block in blocks:
-        own = [step for (other, *_), step in zip(parts, steps, strict=True) if other is block]
-        joined.append(block.join(own))
-    return joined, squares
+        if block.takes_root(*direction.shape[1:]):
+            squares.append(inner(direction, gradient))
+            rooted.append(k)
+            continue
+        squares.append(inner(direction, gradient, block.has_loose_bias))
+        sizes = [row[0].groups for row in block.rows]
+        together = sizes * (len(direction) // sum(sizes)) if min(direction.shape[1:]) == 1 else ()
+        steps[k] = norm_step(direction, squares[k], block.has_loose_bias, together)
+    steps.update(zip(rooted, spectral_steps([(*parts[k][1:], squares[k]) for k in rooted]), strict=True))
+    own = [[steps[k] for k, (other, *_) in enumerate(parts) if other is block] for block in blocks]
+    return [block.join(pieces) for block, pieces in zip(blocks, own, strict=True)], squares
 
 
 def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:

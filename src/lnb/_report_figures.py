@@ -12,6 +12,7 @@ from typing import Any, Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from PIL import Image
 
 from lnb._plots import styles_of
 from lnb.experiments import Entry, Experiment, Record
@@ -21,6 +22,7 @@ Time = Literal["epochs", "seconds"]
 _UNITS: dict[Time, str] = {"epochs": "epochs", "seconds": "seconds of training"}
 _SIZE = (6.0, 2.5)  # inches of a panel
 _RESOLUTION = 100
+_COLOURS = 64  # of a picture's palette
 _LOG_RANGE = 10  # a loss that falls by more than this is drawn on a logarithmic scale
 
 
@@ -64,9 +66,11 @@ def draw_experiment(experiment: Experiment, time: Time) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, dpi=_RESOLUTION, format="png")
+    """The figure as a PNG of as many colours as a palette holds, a third of the size."""
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=_RESOLUTION, format="png")
+    image = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    image.save(file, format="png", optimize=True)
     return file.getvalue()
 
 

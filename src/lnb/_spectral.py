@@ -78,8 +78,9 @@ def spectral_steps(parts: Sequence[tuple[Array, Array, Array]]) -> list[Array]:
         products = "gio,gjo->gij" if _is_wide(direction) else "gio,gip->gop"
         small.append(contract(products, scaled[-1], gradient * _reciprocal_root(1.0, squared)[:, None, None]))
     turns: list[Any] = [None] * len(small)
-    for size in {matrix.shape[1] for matrix in small}:
-        alike = [k for k, matrix in enumerate(small) if matrix.shape[1] == size]
+    kinds = [(matrix.shape[1], matrix.dtype) for matrix in small]
+    for kind in dict.fromkeys(kinds):
+        alike = [k for k, other in enumerate(kinds) if other == kind]
         ends = np.cumsum([len(small[k]) for k in alike])[:-1]
         together = _turn(jnp.concatenate([small[k] for k in alike]))
         for k, turn in zip(alike, jnp.split(together, ends), strict=True):
