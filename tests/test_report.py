@@ -1,15 +1,20 @@
 """The report's page, from made-up records."""
 
 import html.parser
+import io
 import math
 import re
 
+import numpy as np
 import pytest
 from made_runs import made_run, write
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from lnb import _cli
 from lnb import experiments as ex
-from lnb._report_figures import draw_experiment
+from lnb._plots import styles_of
+from lnb._report_figures import draw_experiment, png
 
 
 def lnb(*arguments):
@@ -180,6 +185,20 @@ def test_figures_are_means_and_ranges():
     assert labels == ["AdamW", "SGD (diverged)", "LNB (auto)"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "validation loss", "accuracy"]
     assert accuracy.get_xlabel() == "seconds of training"
+
+
+def test_a_picture_s_palette_keeps_the_colour_of_every_line():
+    names = [name for name in ex.OPTIMIZERS if name != "gauss-newton"]
+    runs = [
+        made_run(name, seed=seed, losses=(2.0, 1.5 - 0.1 * k + 0.2 * seed, 1.2 - 0.1 * k + 0.1 * seed))
+        for k, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+    ((experiment,), _) = ex.experiments_of(runs, runs)
+    picture = np.asarray(Image.open(io.BytesIO(png(draw_experiment(experiment, "epochs")))).convert("RGB"), int)
+    for style in styles_of([entry.optimizer for entry in experiment.entries]):
+        colour = 255 * np.array(to_rgb(style["color"]))
+        assert np.abs(picture - colour).max(-1).min() < 10, style
 
 
 def test_runs_that_all_diverged_are_reported(folder):
