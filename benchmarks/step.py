@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 LNB: dict[str, dict[str, Any]] = {
     "lnb auto": {},
     "lnb auto, norm": {"step": "norm", "nesterov": False},
-    "lnb Diagonal": {"solver": lnb.Diagonal(relative=True)},
+    "lnb Diagonal": {"solver": lnb.Diagonal(relative=True, samples=0.25)},
     "lnb LowRank(16)": {"solver": lnb.LowRank(16, relative=True, samples=0.25)},
     "lnb Cholesky": {"solver": lnb.Cholesky(relative=True, samples=0.25)},
     "lnb CG": {"solver": lnb.CG(), "step": "norm", "nesterov": False},  # the paper's

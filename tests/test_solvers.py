@@ -311,6 +311,21 @@ def test_fewer_samples_are_every_kth(x64):
     np.testing.assert_allclose(gram[0], rows.T @ rows / len(rows), rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [lnb.Diagonal, lnb.LowRank, lnb.Cholesky])
+def test_a_share_of_the_samples_is_a_solution_of_these_alone(x64, make):
+    params = {"w": jnp.asarray(normal(4, 3)), "b": jnp.zeros(3)}
+    x = jnp.asarray(normal(12, 5, 4))
+    neurons, fewer = (
+        lnb.find_neurons(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]).sum(), params, batch) for batch in (x, x[::4])
+    )
+    _, grads, features = neurons.value_and_grad(params, x)
+    part = run(lnb.scale_by_lnb(neurons, solver=make(samples=0.25), step="norm"), params, grads, features, steps=1)
+    _, _, features = fewer.value_and_grad(params, x[::4])
+    whole = run(lnb.scale_by_lnb(fewer, solver=make(), step="norm"), params, grads, features, steps=1)
+    for key, direction in part.items():
+        np.testing.assert_allclose(direction, whole[key], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "name"),
     [
@@ -319,6 +334,7 @@ def test_fewer_samples_are_every_kth(x64):
         (lnb.LowRank, {"ridge": -1.0}, "ridge"),
         (lnb.LowRank, {"samples": 0.0}, "samples"),
         (lnb.Cholesky, {"samples": 1.5}, "samples"),
+        (lnb.Diagonal, {"samples": 2}, "samples"),
         (lnb.Cholesky, {"decay": 1.0}, "decay"),
     ],
 )

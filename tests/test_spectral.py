@@ -47,11 +47,11 @@ def test_roots_that_are_taken_together_are_each_part_s_own():
     for shape in ((2, 5, 3), (1, 3, 7), (3, 4, 4)):
         theta = random.standard_normal(shape)
         gradient = jnp.asarray(np.stack([metric_of(random, shape[1]) @ part for part in theta]))
-        parts.append((jnp.asarray(theta), gradient, inner(jnp.asarray(theta), gradient)))
-    theta, gradient, _ = parts[0]
-    single = tuple(array.astype(jnp.float32) for array in (theta, gradient))
-    for step, (theta, gradient, _) in zip(spectral_steps([*parts, (*single, inner(*single))]), parts, strict=False):
-        np.testing.assert_allclose(step, spectral_step(theta, gradient), rtol=1e-9)
+        parts.append((jnp.asarray(theta), gradient))
+    single = tuple(array.astype(jnp.float32) for array in parts[0])
+    for (step, squared), pair in zip(spectral_steps([*parts, single]), parts, strict=False):
+        np.testing.assert_allclose(step, spectral_step(*pair), rtol=1e-9)
+        np.testing.assert_allclose(squared, inner(*pair), rtol=1e-9)
 
 
 def test_a_direction_that_no_metric_gives_takes_the_step_in_the_mean():

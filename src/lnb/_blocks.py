@@ -159,19 +159,17 @@ def spread(
     parts = []
     for block, direction, gradient in zip(blocks, directions, gradients, strict=True):
         parts += [(block, *pair) for pair in zip(block.split(direction), block.split(gradient), strict=True)]
-    squares, steps, rooted = [], {}, []
+    rooted = [k for k, (block, direction, _) in enumerate(parts) if block.takes_root(*direction.shape[1:])]
+    steps = dict(zip(rooted, spectral_steps([parts[k][1:] for k in rooted]), strict=True))
     for k, (block, direction, gradient) in enumerate(parts):
-        if block.takes_root(*direction.shape[1:]):
-            squares.append(inner(direction, gradient))
-            rooted.append(k)
-            continue
-        squares.append(inner(direction, gradient, block.has_loose_bias))
-        sizes = [row[0].groups for row in block.rows]
-        together = sizes * (len(direction) // sum(sizes)) if min(direction.shape[1:]) == 1 else ()
-        steps[k] = norm_step(direction, squares[k], block.has_loose_bias, together)
-    steps.update(zip(rooted, spectral_steps([(*parts[k][1:], squares[k]) for k in rooted]), strict=True))
-    own = [[steps[k] for k, (other, *_) in enumerate(parts) if other is block] for block in blocks]
-    return [block.join(pieces) for block, pieces in zip(blocks, own, strict=True)], squares
+        if k not in steps:
+            squared = inner(direction, gradient, block.has_loose_bias)
+            sizes = [row[0].groups for row in block.rows]
+            together = sizes * (len(direction) // sum(sizes)) if min(direction.shape[1:]) == 1 else ()
+            steps[k] = norm_step(direction, squared, block.has_loose_bias, together), squared
+    own = [[steps[k][0] for k, (other, *_) in enumerate(parts) if other is block] for block in blocks]
+    joined = [block.join(pieces) for block, pieces in zip(blocks, own, strict=True)]
+    return joined, [steps[k][1] for k in range(len(parts))]
 
 
 def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:

@@ -67,27 +67,26 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     >>> bool(jnp.allclose(step[0], jnp.eye(2), atol=0.35))
     True
     """
-    return spectral_steps([(direction, gradient, inner(direction, gradient))])[0]
+    return spectral_steps([(direction, gradient)])[0][0]
 
 
-def spectral_steps(parts: Sequence[tuple[Array, Array, Array]]) -> list[Array]:
-    """`spectral_step` of many (theta, g, z), z = theta . g [g]; roots of matrices of one size are taken together."""
-    scaled, small = [], []
-    for direction, gradient, squared in parts:
-        scaled.append(direction * _reciprocal_root(1.0, squared)[:, None, None])
+def spectral_steps(parts: Sequence[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """`spectral_step` of many (theta, g), with z = theta . g [g]; roots of matrices of one size are taken together."""
+    small = []
+    for direction, gradient in parts:
         products = "gio,gjo->gij" if _is_wide(direction) else "gio,gip->gop"
-        small.append(contract(products, scaled[-1], gradient * _reciprocal_root(1.0, squared)[:, None, None]))
+        small.append(contract(products, direction, gradient))
     turns: list[Any] = [None] * len(small)
     kinds = [(matrix.shape[1], matrix.dtype) for matrix in small]
     for kind in dict.fromkeys(kinds):
         alike = [k for k, other in enumerate(kinds) if other == kind]
         ends = np.cumsum([len(small[k]) for k in alike])[:-1]
         together = _turn(jnp.concatenate([small[k] for k in alike]))
-        for k, turn in zip(alike, jnp.split(together, ends), strict=True):
+        for k, *turn in zip(alike, *(jnp.split(each, ends) for each in together), strict=True):
             turns[k] = turn
     return [
-        contract("gij,gjo->gio", turn, theta) if _is_wide(theta) else contract("gio,gop->gip", theta, turn)
-        for theta, turn in zip(scaled, turns, strict=True)
+        (contract("gij,gjo->gio", turn, theta) if _is_wide(theta) else contract("gio,gop->gip", theta, turn), squared)
+        for (turn, squared), (theta, _) in zip(turns, parts, strict=True)
     ]
 
 
@@ -95,12 +94,17 @@ def _is_wide(direction: Array) -> bool:
     return direction.shape[1] < direction.shape[2]
 
 
-def _turn(small: Array) -> Array:
-    """S^-1/2 of S [g, s, s] with trace 1, or sqrt(s) where S is not what has such a root."""
-    turn, size = _inverse_root(small), small.shape[1]
+def _turn(small: Array) -> tuple[Array, Array]:
+    """S^-1/2 of S [g, s, s], or sqrt(s / z) where S is not what has such a root; and its trace z [g]."""
+    size = small.shape[1]
+    eye = jnp.eye(size, dtype=small.dtype)
+    squared = (small * eye).sum((1, 2))
+    scale = _reciprocal_root(1.0, squared)[:, None, None]
+    small = small * jnp.square(scale)
+    turn = _inverse_root(small)
     # The trace of S^1/2 is at most sqrt(s), and the polynomials add up to 1.27 times.
     trace = contract("gij,gji->g", small, turn)[:, None, None]
-    return jnp.where((trace > 0) & (trace < 1.3 * size**0.5), turn, size**0.5 * jnp.eye(size, dtype=turn.dtype))
+    return jnp.where((trace > 0) & (trace < 1.3 * size**0.5), turn, size**0.5 * eye) * scale, squared
 
 
 def norm_step(direction: Array, squared: Array, bias: bool = False, together: Sequence[int] = ()) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 
 from lnb._feature_sets import GramFeatureSet
 from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
-from lnb._solvers._solver import AnyFeatureSet, check_range
+from lnb._solvers._solver import AnyFeatureSet, check_range, check_share
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Diagonal:
         shrinkage: how far the variances are drawn towards their mean, 0 to 1.
         mean_decay: of the moving average of mu = E[x].
         square_decay: of the moving average of chi = E[x * x].
+        samples: the share of a batch's samples that the moments are taken of, above 0 and at most 1.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -41,11 +42,13 @@ class Diagonal:
     shrinkage: float = 0.1
     mean_decay: float = 0.9
     square_decay: float = 0.999
+    samples: float = 1.0
 
     def __post_init__(self) -> None:
         check_range(self, 0, inf, "ridge")
         check_range(self, 0, 1 + 1e-12, "shrinkage")
         check_range(self, 0, 1, "mean_decay", "square_decay")
+        check_share(self, "samples")
 
     @property
     def every(self) -> int:
@@ -61,7 +64,8 @@ class Diagonal:
         """Mu and chi with this batch's moments in them."""
         del count
         assert isinstance(features, GramFeatureSet)
-        mean, square = features.moments(arrays)
+        fewer, read = features.thin(arrays, round(1 / self.samples))
+        mean, square = fewer.moments(read)
         return Moments(
             average(statistics.mean, mean, self.mean_decay),
             average(statistics.square, square, self.square_decay),
@@ -91,5 +95,5 @@ class Diagonal:
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """Two sums over the features; a division."""
-        g, n, i = features.groups, features.samples, features.inputs
+        g, n, i = features.groups, features.samples * self.samples, features.inputs
         return 3.0 * g * n * i, 3.0 * g * i * outputs

@@ -100,7 +100,7 @@ class LowRank:
         if statistics.factor.shape[2] == 0:
             return statistics._replace(mean=mean, square=square)
         factor = statistics.factor
-        basis = _orthonormal(factor)
+        basis = _directions(factor)
         past = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
         image = old * past + (1 - old) * _covariance_product(features, arrays, mean, basis)
         small = contract("gir,gis->grs", basis, image)
@@ -165,12 +165,11 @@ def _weight_of_past(decay: float, count: Array, dtype: Any) -> Array:
     return base * (1 - base ** (count - 1)) / (1 - base**count)
 
 
-def _orthonormal(factor: Array) -> Array:
-    """Columns that span those of L [g, i, r], and a little of every other direction, so that none is lost for good."""
+def _directions(factor: Array) -> Array:
+    """Columns L [g, i, r] of length 1, and a little of every other direction, so that none is lost for good."""
     length = jnp.sqrt(jnp.square(factor).sum(1, keepdims=True))
     columns = factor / jnp.where(length > 0, length, 1)
-    columns = columns + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
-    return contract("gir,gsr->gis", columns, inverse_factor(contract("gir,gis->grs", columns, columns)))
+    return columns + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
 
 
 def _covariance_product(features: GramFeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:

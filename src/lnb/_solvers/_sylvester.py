@@ -76,7 +76,7 @@ class Sylvester:
         """With another solver's settings."""
         settings = cls(ridge=solver.ridge, relative=solver.relative)
         if isinstance(solver, Diagonal):
-            return replace(settings, every=1, decay=solver.mean_decay, largest=0)
+            return replace(settings, every=1, decay=solver.mean_decay, samples=solver.samples, largest=0)
         if isinstance(solver, Cholesky):
             return replace(settings, every=solver.every, decay=solver.decay, samples=solver.samples)
         if isinstance(solver, LowRank):
