@@ -9,7 +9,7 @@ ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= ../shared/data
 endif
 
-.PHONY: demo test check docs pages bench format test-matrix test-kfac clean
+.PHONY: demo test check docs pages bench bench-kfac format test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -38,6 +38,11 @@ pages: .venv/installed
 bench: .venv/installed
 	PYTHONPATH=examples .venv/bin/python benchmarks/step.py
 
+# The same with K-FAC, which needs an older JAX than most have.
+bench-kfac: .venv-kfac/installed
+	PYTHONPATH=examples .venv-kfac/bin/python benchmarks/step.py --networks mnist-mlp wide-mlp \
+		--optimizers adam kfac "lnb auto" --output benchmarks/results/kfac
+
 format: .venv/installed
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -47,7 +52,7 @@ test-matrix: .venv-oldest/installed .venv-newest/installed
 	.venv-newest/bin/pytest -n $(WORKERS)
 	$(MAKE) --no-print-directory test-kfac
 
-# The K-FAC baseline, which needs an older JAX than most have.
+# The K-FAC baseline.
 test-kfac: .venv-kfac/installed
 	.venv-kfac/bin/pytest tests/test_kfac.py
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import gpt
 import jax
@@ -38,3 +39,11 @@ NETWORKS: Mapping[str, Callable[[], Network]] = {
     "resnet": lambda: resnet.build(jax.random.key(0), batch=32),
 }
 """By name, what builds each."""
+
+Logits = Callable[[Any, Any], tuple[Array, None]]
+"""Of parameters and batch; no mask besides."""
+
+LOGITS: Mapping[str, Logits] = dict.fromkeys(
+    ("mnist-mlp", "wide-mlp"), lambda params, batch: (apply_mlp(params, batch[0]), None)
+)
+"""What K-FAC reads of the networks that it runs on."""

@@ -4,6 +4,8 @@ Every optimizer trains the same network, from the same weights, on one batch, in
 steps, so that what else the machine does falls on all alike, and a step meets the caches as its optimizer left them.
 Solvers renew their statistics every ten steps: a step's time is the mean over its place in those ten of the median over
 the rounds, and the worst step is the slowest place.
+
+K-FAC needs an older JAX than the others, and has tables of its own: `make bench-kfac`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import numpy as np
 import optax
 import tyro
 from _train import Network
-from networks import NETWORKS
+from networks import LOGITS, NETWORKS, Logits
 from optax import contrib
 from rich.console import Console
 from rich.table import Table
 
 import lnb
+from lnb.experiments._kfac import KFAC, Classifier
 from lnb.experiments._records import describe_environment
 
 CYCLE = 10
@@ -49,9 +52,11 @@ class Settings:
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Names of networks."""
     optimizers: tuple[str, ...] = OPTIMIZERS
-    """Names of optimizers; the first is what the others are compared with."""
+    """Names of optimizers, "kfac" among them; the first is what the others are compared with."""
     rounds: int = 5
     """Rounds of ten steps of each optimizer."""
+    output: Path = RESULTS
+    """Folder of the records and of `step.md`, the page about all of them."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +83,14 @@ class Cost:
 class Contestant:
     """One optimizer's compiled step and where it stands."""
 
-    def __init__(self, name: str, network: Network) -> None:
+    def __init__(self, name: str, network: Network, logits: Logits | None = None) -> None:
         start = time.perf_counter()
         self.name = name
         self.times: list[float] = []
         # The step gives its buffers away, and the network is for all.
         self._params = jax.tree.map(lambda x: x.copy(), network.params)
         self._args = network.args
-        step, optimizer = _step(name, network)
+        step, optimizer = _step(name, network, logits)
         self._state = jax.jit(optimizer.init)(self._params)
         self.compiled = jax.jit(step, donate_argnums=(0, 1)).lower(self._params, self._state, *self._args).compile()
         self.compile_seconds = time.perf_counter() - start
@@ -113,7 +118,9 @@ class Contestant:
         )
 
 
-def _step(name: str, network: Network) -> tuple[Callable[..., Any], optax.GradientTransformation]:
+def _step(
+    name: str, network: Network, logits: Logits | None
+) -> tuple[Callable[..., Any], optax.GradientTransformation]:
     loss_fn, _, args, has_aux = network
     if name in LNB:
         neurons = lnb.find_neurons(loss_fn, network.params, *args, has_aux=has_aux)
@@ -125,11 +132,16 @@ def _step(name: str, network: Network) -> tuple[Callable[..., Any], optax.Gradie
             return optax.apply_updates(params, updates), state, value
 
         return boosting_step, optimizer
-    baseline = {"adam": optax.adam(1e-4), "muon": contrib.muon(1e-4)}[name]
+    if name == "kfac":
+        if logits is None:
+            raise SystemExit(f"`--optimizers kfac` runs on {' and '.join(LOGITS)} alone: name these as `--networks`.")
+        baseline = KFAC().build(Classifier(logits, args))
+    else:
+        baseline = optax.with_extra_args_support({"adam": optax.adam(1e-4), "muon": contrib.muon(1e-4)}[name])
 
     def step(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
         value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *args)
-        updates, state = baseline.update(grads, state, params)
+        updates, state = baseline.update(grads, state, params, batch=args)
         return optax.apply_updates(params, updates), state, value
 
     return step, baseline
@@ -142,7 +154,7 @@ def _bytes(tree: Any) -> int:
 def measure(name: str, settings: Settings) -> list[Cost]:
     """The cost of a step of each optimizer on one network."""
     network = NETWORKS[name]()
-    contestants = [Contestant(optimizer, network) for optimizer in settings.optimizers]
+    contestants = [Contestant(optimizer, network, LOGITS.get(name)) for optimizer in settings.optimizers]
     for contestant in contestants:  # the first steps renew all statistics, and the caches are cold
         for _ in range(CYCLE):
             contestant.run()
@@ -174,11 +186,11 @@ def show(costs: list[Cost], console: Console) -> None:
     console.print(table)
 
 
-def write_page() -> None:
-    """All that was measured so far, as a page of tables: `results/step.md`, which the documentation includes."""
+def write_page(folder: Path) -> None:
+    """All that was measured so far, as a page of tables: `step.md`, which the documentation includes."""
     lines = []
     for name in NETWORKS:
-        path = RESULTS / f"step-{name}.json"
+        path = folder / f"step-{name}.json"
         if not path.exists():
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -199,14 +211,14 @@ def write_page() -> None:
             )
         versions = environment["versions"]
         lines += ["", f"{environment['cpus']} CPUs, JAX {versions['jax']}, {record['rounds']} rounds.", ""]
-    (RESULTS / "step.md").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "step.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def main() -> None:
     """Measure, print, and keep."""
     settings = tyro.cli(Settings)
     console = Console()
-    RESULTS.mkdir(exist_ok=True)
+    settings.output.mkdir(parents=True, exist_ok=True)
     for name in settings.networks:
         costs = measure(name, settings)
         show(costs, console)
@@ -215,8 +227,8 @@ def main() -> None:
             "rounds": settings.rounds,
             "costs": [asdict(cost) for cost in costs],
         }
-        (RESULTS / f"step-{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        write_page()
+        (settings.output / f"step-{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_page(settings.output)
 
 
 if __name__ == "__main__":

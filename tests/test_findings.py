@@ -141,6 +141,12 @@ def test_all_runs_are_on_the_clock_of_those_that_took_turns():
     own = {"adamw": (0.2, 10), "lnb": (0.8, 40), "muon": (0.6, 30)}
     assert ends(turns) == {"adamw": (0.16, 8), "lnb": (0.24, 12), "muon": own["muon"]}
     assert ends(turns[:1]) == own
+    slower = [
+        made_run("lnb", milliseconds=24.0, comparison="b", rate=9),
+        made_run("muon", milliseconds=96.0, comparison="b", rate=9),
+    ]
+    brought = {"adamw": (0.16, 8), "lnb": (0.24, 12), "muon": (0.96, 48)}
+    assert ends(turns + slower) == brought
 
 
 def test_short_comparisons_are_for_timings():

@@ -280,8 +280,8 @@ def _experiment(group: Sequence[Run], timings: Sequence[Run]) -> Experiment:
 def _on_one_clock(entries: Sequence[Entry], timings: Sequence[Run]) -> list[Entry]:
     """The entries with the seconds that their steps take in the runs that took turns, of the most of them.
 
-    Seconds of runs that did not take turns tell how busy the machine was, too. An entry that no such run is of keeps
-    its own.
+    Seconds of runs that did not take turns tell how busy the machine was, too. Other turns are brought to the clock of
+    these by the optimizers that both have. An entry that took no turns with any of them keeps its own seconds.
     """
 
     def clock(name: str) -> dict[int, float]:
@@ -290,9 +290,14 @@ def _on_one_clock(entries: Sequence[Entry], timings: Sequence[Run]) -> list[Entr
         return {place: value for place, value in enumerate(found) if value is not None}
 
     clocks = [clock(name) for name in sorted({run.header.comparison for run in timings})]
-    best = max(clocks, key=len, default={})
+    clocks.sort(key=len, reverse=True)
+    best = dict(clocks[0]) if clocks else {}
     if len(best) < 2:
         return list(entries)
+    for other in clocks[1:]:
+        speeds = [best[place] / other[place] for place in best.keys() & other.keys()]
+        if speeds:
+            best = {place: value * statistics.median(speeds) for place, value in other.items()} | best
     return [_timed(entry, best[k]) if k in best else entry for k, entry in enumerate(entries)]
 
 
