@@ -311,6 +311,25 @@ def test_fewer_samples_are_every_kth(x64):
     np.testing.assert_allclose(gram[0], rows.T @ rows / len(rows), rtol=1e-12)
 
 
+@pytest.mark.parametrize("solver", [lnb.Diagonal(), lnb.LowRank(16), lnb.Cholesky()])
+def test_operations_are_those_that_xla_counts(solver):
+    params, x = (jnp.ones((200, 100)), jnp.ones(100)), jnp.ones((400, 200))
+    neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p[0] + p[1]).sum(), params, x)
+    features, (_, _, recorded) = neurons[0].features, neurons.value_and_grad(params, x)
+    statistics, count = solver.init(features, jnp.float32), jnp.asarray(3)
+
+    def operations(function, *args):
+        return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+
+    update, solve = solver.operations(features, 100)
+    counted = operations(lambda a, s: solver.update(features, a, s, count), recorded.arrays, statistics)
+    # An elimination is a loop, whose body XLA counts once.
+    assert 0.85 * counted < update < (1.15 if solver.every == 1 else 2) * counted
+    gradient = jnp.ones((1, 201, 100))
+    counted = operations(lambda s, g: solver.solve(features, recorded.arrays, s, count, g, ()), statistics, gradient)
+    assert 0.85 * counted < solve < 1.15 * counted
+
+
 @pytest.mark.parametrize("make", [lnb.Diagonal, lnb.LowRank, lnb.Cholesky])
 def test_a_share_of_the_samples_is_a_solution_of_these_alone(x64, make):
     params = {"w": jnp.asarray(normal(4, 3)), "b": jnp.zeros(3)}

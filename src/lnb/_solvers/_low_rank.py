@@ -3,11 +3,13 @@
     S ~ L L^T + D,   L [i, r],   D = diag(max(v - diag(L L^T), 0)),   v the variances
 
 (S is E[x x^T] and v is chi where the neuron has no bias). The leading subspace is tracked from batch to batch by one
-block power iteration on the moving average S', which is never formed: with Q an orthonormal basis of the last L,
+block power iteration on the moving average S', which is never formed: with Q the columns of the last L,
 
     Y = S' Q = a L (L^T Q) + (1 - a) X_c^T (X_c Q) / n,   L <- Y C^-T,   C C^T = Q^T Y
 
-(the Nystrom approximation: exact on the span of Q, never above S'). Its inverse by Woodbury's identity,
+(the Nystrom approximation: exact on the span of Q, whatever its basis, and never above S'). The triangular C keeps the
+columns of L in the order in which they converge, to the eigenvectors, so that Q needs no orthonormalisation. Its
+inverse by Woodbury's identity,
 
     (S + ridge)^-1 = E^-1 - V V^T,   E = D + ridge,   V = E^-1 L R^-T,   R R^T = I + L^T E^-1 L
 
@@ -147,10 +149,10 @@ class LowRank:
         return solve_whitened(inverse, features, statistics.mean, gradient), memory
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
-        """The products with the batch and with the factor; two products with V."""
+        """The products with the batch and with the factor; V, and two products with it."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
         rank = self._rank_of(features) if isinstance(features, GramFeatureSet) else self.rank
-        return g * i * rank * (4.0 * n + 12.0 * rank), g * i * outputs * (4.0 * rank + 2)
+        return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 2) + 4.0 * rank**2)
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
