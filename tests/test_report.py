@@ -139,6 +139,19 @@ def test_figures_of_the_paper_are_marked(folder):
     assert "more than 2 times as many" in text
 
 
+def test_longer_runs_with_a_rate_each_have_a_table_of_their_own(folder):
+    losses = (2.0, 1.0, 0.5, 0.125)
+    write(made_run("adamw", epochs=3, losses=losses, accuracies=(0.1, 0.8, 0.9, 0.95)), folder / "longer.jsonl")
+    lnb("report", folder)
+    page = Page((folder / "report.html").read_text())
+    text = " ".join(page.text.split())
+    assert "Longer checks Runs longer than those above" in text
+    assert "digits, cpu scale, constant schedule, 3 epochs" in text
+    assert ["AdamW", "0.1", "0.125", "95.00 %", "0.125"] in page.rows
+    assert "longer" in page.anchors
+    assert "Left out" not in text
+
+
 def test_nothing_is_left_out_in_silence(folder):
     whole = made_run("sgd", losses=(2.0, 1.0, 0.9))
     cut = made_run("muon", losses=(2.0, 1.0), cost=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Report:
     glance: Table
     figures: tuple[ex.PaperFigure, ...]
     sections: tuple[Section, ...]
+    longer: tuple[Table, ...]
+    """Of runs that are longer than those of a section, one for each optimizer."""
     left_out: tuple[str, ...]
 
 
@@ -107,13 +109,18 @@ def build_report(results: ex.Results) -> Report:
     }
     grouped = {heading: tuple(s for s in sentences if s.kind == kind) for kind, heading in headings.items()}
     anchors: dict[str, int] = {}
+    longer = [one for one in timed if _is_longer(one, experiments)]
     return Report(
         runs=len(results.runs),
         sentences=tuple((heading, found) for heading, found in grouped.items() if found),
         glance=glance_table(experiments),
         figures=ex.papers_figures(experiments),
         sections=tuple(_section(experiment, experiments, anchors) for experiment in experiments),
-        left_out=(*results.left_out, *(f"{e.title}: a rate and a seed each, so only its times count" for e in timed)),
+        longer=tuple(replace(results_table(experiment), title=experiment.title) for experiment in longer),
+        left_out=(
+            *results.left_out,
+            *(f"{e.title}: a rate and a seed each, so only its times count" for e in timed if e not in longer),
+        ),
     )
 
 
@@ -155,6 +162,13 @@ def _section(experiment: ex.Experiment, experiments: Sequence[ex.Experiment], an
         environments=tuple(dict.fromkeys(_environment(run.header.environment) for run in runs)),
         commands=tuple((entry.label, tuple(run.header.command for run in entry.runs)) for entry in experiment.entries),
     )
+
+
+def _is_longer(experiment: ex.Experiment, others: Sequence[ex.Experiment]) -> bool:
+    """Whether it is one of these but for its greater length."""
+    alike = ("task", "scale", "schedule", "settings")
+    lengths = [o.epochs for o in others if all(getattr(o, name) == getattr(experiment, name) for name in alike)]
+    return bool(lengths) and experiment.epochs > max(lengths)
 
 
 def _title(experiment: ex.Experiment, experiments: Sequence[ex.Experiment]) -> str:
