@@ -1,7 +1,7 @@
 """Linear neuron boosting: train neural networks in JAX with each linear function's features whitened."""
 
-from lnb._neurons import Features as Features
-from lnb._neurons import Neuron as Neuron
+from lnb._neuron import Features as Features
+from lnb._neuron import Neuron as Neuron
 from lnb._neurons import Neurons as Neurons
 from lnb._neurons import find_neurons as find_neurons
 from lnb._solvers import CG as CG

@@ -21,7 +21,8 @@ from jax import Array
 
 from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import FeatureSet, StackedFeatureSet, TiedFeatureSet
-from lnb._neurons import Features, Neuron, Neurons
+from lnb._neuron import Features, Neuron
+from lnb._neurons import Neurons
 from lnb._solvers import CG, AnyFeatureSet, Solver, Sylvester
 from lnb._spectral import inner, norm_step, spectral_operations, spectral_steps
 

@@ -16,6 +16,7 @@ from jax.extend.core import primitives
 
 from lnb import _begin
 from lnb._jaxpr import VARY, Equation, Value, jaxprs_of
+from lnb._rearrange import rearrange
 from lnb._tracked import Bias, Labels, Nonlinear, Output, Parameter, core, varying_axes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add(search: Search, equation: Equation, states: list[State]) -> State:
     first, second = states
     sign = -1.0 if equation.primitive is primitives.sub_p else 1.0
     if isinstance(first, Parameter) and isinstance(second, Parameter):
-        return search.rearrange(equation, states)
+        return rearrange(search, equation, states)
     if isinstance(first, Output) and isinstance(second, Output):
         return _join(search, equation, first, second) if sign > 0 else None
     if isinstance(first, Output) and isinstance(second, Parameter):
@@ -65,7 +66,7 @@ def _shift(search: Search, equation: Equation, states: list[State], position: in
     """A parameter plus a constant: still a parameter, since only its derivative counts."""
     parameter = states[position]
     assert isinstance(parameter, Parameter)
-    shifted = search.rearrange(equation, states)
+    shifted = rearrange(search, equation, states)
     if parameter.shape != shifted.shape:
         return shifted
     return replace(parameter, function=shifted.function, factor=sign * parameter.factor)
@@ -210,7 +211,7 @@ def product(search: Search, equation: Equation, states: list[State]) -> State:
     assert isinstance(state, Parameter)
     kept = prod(search.shape(equation.outputs[0])) == prod(state.shape)
     if kept and search.is_constant(other):
-        return search.rearrange(equation, states)
+        return rearrange(search, equation, states)
     if kept and search.depends_on(other, state.leaves) and prod(search.shape(other)) == 1 < prod(state.shape):
         reason = f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
         search.notes.exclude(Nonlinear(frozenset(state.leaves), reason))
@@ -261,7 +262,7 @@ def _multiply_output(search: Search, equation: Equation, states: list[State], ou
 def concatenate(search: Search, equation: Equation, states: list[State]) -> State:
     """Values side by side."""
     if all(isinstance(state, Parameter) for state in states):
-        return search.rearrange(equation, states)
+        return rearrange(search, equation, states)
     for position, state in enumerate(states):
         if isinstance(state, Parameter):
             begin_identity(search, equation, position)

@@ -19,16 +19,8 @@ from jax.extend.core import primitives
 
 from lnb import _begin, _combine, _regions
 from lnb._jaxpr import Equation, Program, Recorder, Value, is_linear_in, is_traced, jaxprs_of
-from lnb._tracked import (
-    Labels,
-    Nonlinear,
-    Output,
-    Parameter,
-    is_layout,
-    lay_out,
-    relabel,
-    varying_axes,
-)
+from lnb._rearrange import rearrange
+from lnb._tracked import Nonlinear, Output, Parameter, is_layout, lay_out, relabel, varying_axes
 from lnb._uses import Use, finish
 
 State = Parameter | Nonlinear | Output | None
@@ -300,7 +292,7 @@ class Search:
         others = [v for v, s in zip(equation.inputs, states, strict=True) if s is None]
         still_layout = begun is None or equation.primitive in (primitives.gather_p, primitives.dynamic_slice_p)
         if still_layout and all(self.is_constant(value) for value in others):
-            return self.rearrange(equation, states)
+            return rearrange(self, equation, states)
         return begun or self.begin_general(equation, states)
 
     def _goes_on(self, equation: Equation, output: Output) -> bool:
@@ -317,43 +309,6 @@ class Search:
             self._end(value)
         states = [None if isinstance(state, Output) else state for state in states]
         return self._transfer(equation, states) if any(states) else None
-
-    def rearrange(self, equation: Equation, states: list[State]) -> Parameter:
-        """Parameters and constants in an operation linear in the parameters: a parameter still."""
-        parameters = [state for state in states if isinstance(state, Parameter)]
-        leaves = tuple(dict.fromkeys(leaf for parameter in parameters for leaf in parameter.leaves))
-        constants = {k: self.constant(v) for k, v in enumerate(equation.inputs) if states[k] is None}
-
-        def bind(values: Sequence[Any]) -> Any:
-            free = iter(values)
-            return equation.bind([constants[k] if k in constants else next(free) for k in range(len(states))])[0]
-
-        def function(values: Mapping[int, Any]) -> Any:
-            return bind([parameter.function(values) for parameter in parameters])
-
-        shape = self.shape(equation.outputs[0])
-        first = parameters[0]
-        scales = equation.primitive in (primitives.mul_p, primitives.div_p) and first.shape == shape
-        if len(parameters) == 1 and scales:
-            return replace(first.opaque(function, shape), labels_of=first.labels_of)
-        labels = None
-        if all(p.layout is not None and p.labels is not None for p in parameters):
-            labels = _labels_by_evaluation(bind, [p.labels for p in parameters if p.labels is not None])
-        if labels is None or len({p.factor for p in parameters}) > 1:
-            return first.opaque(function, shape, leaves)
-        layouts = [p.layout for p in parameters if p.layout is not None]
-        distinct = np.unique(labels).size == labels.size
-        known = labels
-        return Parameter(
-            leaves,
-            function,
-            lambda values: bind([layout(values) for layout in layouts]),
-            lambda: known,
-            shape,
-            distinct,
-            all(p.whole for p in parameters) and distinct and labels.size == sum(prod(p.shape) for p in parameters),
-            first.factor,
-        )
 
     def _inputs(self, equation: Equation, states: list[State]) -> tuple[tuple[Value, ...], Callable[..., list[Any]]]:
         """The activations that an equation adds to a neuron, and how its inputs come from leaves and features."""
@@ -403,22 +358,3 @@ class Search:
         samples = max(state.samples for state in states if isinstance(state, Output))
         roles = _begin.roles(self, equation, next(k for k, s in enumerate(states) if isinstance(s, Output)))
         return self.general_output(equation, states, samples * (roles.samples if roles else 1))
-
-
-def _labels_by_evaluation(bind: Callable[[Sequence[Any]], Any], labels: Sequence[Labels]) -> Labels | None:
-    """The labels after an operation that only selects elements; None for one that does more.
-
-    It selects if what it makes of other numbers are these numbers at the places that it makes of the labels.
-    """
-    order = np.unique(np.concatenate([array.ravel() for array in labels]))
-    numbers = np.random.default_rng(0).integers(1, 2**30, order.size + 1).astype(np.int32)
-    places = [np.searchsorted(order, array).astype(np.int32) + 1 for array in labels]
-    try:
-        with jax.ensure_compile_time_eval():
-            moved = np.asarray(bind([jnp.asarray(array) for array in places]))
-            check = np.asarray(bind([jnp.asarray(numbers[array]) for array in places]))
-    except (TypeError, ValueError, NotImplementedError):
-        return None
-    if moved.min(initial=1) < 1 or moved.max(initial=1) > order.size or not np.array_equal(numbers[moved], check):
-        return None
-    return order[moved - 1]

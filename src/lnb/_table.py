@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from lnb._solvers import Solver, auto
 
 if TYPE_CHECKING:
-    from lnb._neurons import Neuron, Neurons
+    from lnb._neuron import Neuron
+    from lnb._neurons import Neurons
 
 _METRICS = {"embedding": "counts", "identity": "identity", "general": "from its equations", "tied": "two Gram"}
 

@@ -13,7 +13,8 @@ from jax import Array
 from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks, settled, spread
 from lnb._linear_maps import statistics_dtype
 from lnb._moments import correction
-from lnb._neurons import Features, Neurons
+from lnb._neuron import Features
+from lnb._neurons import Neurons
 from lnb._solvers import auto
 from lnb._spectral import inner, norm_step_of_table
 
