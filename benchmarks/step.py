@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,39 @@ LNB: dict[str, dict[str, Any]] = {
     "lnb CG": {"solver": lnb.CG(), "step": "norm", "nesterov": False},  # the paper's
 }
 OPTIMIZERS = ("adam", "muon", *LNB)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a ratio to Adam's is to be at most.
+
+    Fields:
+        quantity: of a cost.
+        bounds: by optimizer, for the networks that have one.
+    """
+
+    title: str
+    quantity: Callable[[Cost], float]
+    bounds: Mapping[str, Mapping[str, float]]
+
+
+def _bounds(perceptron: float, transformers: float, convolutions: float) -> Mapping[str, float]:
+    names = {"mnist-mlp": perceptron, "vit": transformers, "gpt": transformers}
+    return {**names, "unet": convolutions, "resnet": convolutions}
+
+
+_ALL = ("lnb Diagonal", "lnb LowRank(16)", "lnb auto", "lnb Cholesky")
+TARGETS = (
+    Target(
+        "time of a step",
+        lambda cost: cost.milliseconds,
+        dict(
+            zip(_ALL, (_bounds(1.05, 1.05, 1.1), *2 * [_bounds(1.2, 1.15, 1.2)], _bounds(1.8, 1.4, 1.6)), strict=True)
+        ),
+    ),
+    Target("peak memory", lambda cost: cost.memory, dict.fromkeys(_ALL[:2], dict.fromkeys(NETWORKS, 1.2))),
+    Target("compilation", lambda cost: cost.compile_seconds, dict.fromkeys(_ALL, dict.fromkeys(NETWORKS, 2.0))),
+)
 
 
 @dataclass(frozen=True)
@@ -188,14 +221,12 @@ def show(costs: list[Cost], console: Console) -> None:
 
 def write_page(folder: Path) -> None:
     """All that was measured so far, as a page of tables: `step.md`, which the documentation includes."""
-    lines = []
-    for name in NETWORKS:
-        path = folder / f"step-{name}.json"
-        if not path.exists():
-            continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        costs = [Cost(**cost) for cost in record["costs"]]
-        first, environment = costs[0], record["environment"]
+    paths = {name: folder / f"step-{name}.json" for name in NETWORKS}
+    records = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
+    measured = {name: [Cost(**cost) for cost in record["costs"]] for name, record in records.items()}
+    lines = [line for target in TARGETS for line in _beside_target(target, measured)]
+    for name, costs in measured.items():
+        first, environment = costs[0], records[name]["environment"]
         lines += [
             f"### {name}",
             "",
@@ -209,9 +240,26 @@ def write_page(folder: Path) -> None:
                 f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.memory / first.memory:.2f} "
                 f"| {cost.state:.2f} |"
             )
-        versions = environment["versions"]
-        lines += ["", f"{environment['cpus']} CPUs, JAX {versions['jax']}, {record['rounds']} rounds.", ""]
+        rounds, versions = records[name]["rounds"], environment["versions"]
+        took = f"{rounds} round{'' if rounds == 1 else 's'}"
+        lines += ["", f"{environment['cpus']} CPUs, JAX {versions['jax']}, {took}.", ""]
     (folder / "step.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _beside_target(target: Target, measured: Mapping[str, Sequence[Cost]]) -> list[str]:
+    """A table of one quantity, as ratios to the first optimizer's; in bold what misses its target."""
+    lines = [f"| {target.title} | {' | '.join(target.bounds)} |", "|---" * (1 + len(target.bounds)) + "|"]
+    for name, costs in measured.items():
+        cells = []
+        for optimizer, bounds in target.bounds.items():
+            found = [target.quantity(cost) for cost in costs if cost.optimizer == optimizer]
+            ratio = f"{found[0] / target.quantity(costs[0]):.2f}" if found else "-"
+            bound = bounds.get(name)
+            if found and bound is not None:
+                ratio = f"{ratio if float(ratio) <= bound else f'**{ratio}**'} (≤ {bound:g})"
+            cells.append(ratio)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def main() -> None:
