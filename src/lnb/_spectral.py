@@ -121,9 +121,8 @@ def norm_step(direction: Array, squared: Array, bias: bool = False, together: Se
     2.0
     """
     if together:
-        starts = np.cumsum(together)[:-1]
-        totals = jnp.stack([part.sum() for part in jnp.split(squared, starts)])
-        squared = jnp.repeat(totals, np.asarray(together), total_repeat_length=len(direction))
+        of = jnp.asarray(np.repeat(np.arange(len(together)), together))
+        squared = contract("kg,g->k", of == jnp.arange(len(together))[:, None], squared)[of]
     factor = _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared)[:, None, None]
     return jnp.concatenate([rows * factor for rows in rows_of(direction, bias)], axis=1)
 
