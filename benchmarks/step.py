@@ -100,6 +100,7 @@ class Cost:
         milliseconds: of a step, the mean over the places in a cycle.
         worst: of a step, the slowest place.
         compile_seconds: finding the neurons, tracing and compiling.
+        kernels: loop fusions in the compiled step, each a function that XLA compiles on the CPU.
         memory: bytes that the compiled step needs at its peak, by XLA's account.
         state: bytes of the optimizer's state over those of the parameters.
     """
@@ -109,6 +110,7 @@ class Cost:
     milliseconds: float
     worst: float
     compile_seconds: float
+    kernels: int
     memory: int
     state: float
 
@@ -146,6 +148,7 @@ class Contestant:
             float(places.mean()),
             float(places.max()),
             self.compile_seconds,
+            self.compiled.as_text().count("kind=kLoop"),
             peak - memory.alias_size_in_bytes,
             _bytes(self._state) / _bytes(self._params),
         )
@@ -203,7 +206,17 @@ def show(costs: list[Cost], console: Console) -> None:
     """A table of one network."""
     first = costs[0]
     table = Table(title=first.network)
-    for column in ("optimizer", "ms/step", f"/ {first.optimizer}", "worst", "compile s", "/ ", "memory", "state"):
+    for column in (
+        "optimizer",
+        "ms/step",
+        f"/ {first.optimizer}",
+        "worst",
+        "compile s",
+        "/ ",
+        "kernels",
+        "memory",
+        "state",
+    ):
         table.add_column(column, justify="left" if column == "optimizer" else "right")
     for cost in costs:
         table.add_row(
@@ -213,6 +226,7 @@ def show(costs: list[Cost], console: Console) -> None:
             f"{cost.worst / first.milliseconds:.2f}",
             f"{cost.compile_seconds:.1f}",
             f"{cost.compile_seconds / first.compile_seconds:.1f}",
+            f"{cost.kernels:,}",
             f"{cost.memory / first.memory:.2f}",
             f"{cost.state:.2f}",
         )
@@ -230,15 +244,16 @@ def write_page(folder: Path) -> None:
         lines += [
             f"### {name}",
             "",
-            f"| optimizer | ms/step | ratio to {first.optimizer} | worst step | compile s | ratio | memory | state |",
-            "|---|---|---|---|---|---|---|---|",
+            f"| optimizer | ms/step | ratio to {first.optimizer} | worst step | compile s | ratio | kernels "
+            "| memory | state |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for cost in costs:
             lines.append(
                 f"| {cost.optimizer} | {cost.milliseconds:.1f} | {cost.milliseconds / first.milliseconds:.2f} "
                 f"| {cost.worst / first.milliseconds:.2f} | {cost.compile_seconds:.1f} "
-                f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.memory / first.memory:.2f} "
-                f"| {cost.state:.2f} |"
+                f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.kernels:,} "
+                f"| {cost.memory / first.memory:.2f} | {cost.state:.2f} |"
             )
         rounds, versions = records[name]["rounds"], environment["versions"]
         took = f"{rounds} round{'' if rounds == 1 else 's'}"
