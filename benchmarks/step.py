@@ -22,6 +22,7 @@ import numpy as np
 import optax
 import tyro
 from _train import Network
+from kernels import distinct_kernels
 from networks import LOGITS, NETWORKS, Logits
 from optax import contrib
 from rich.console import Console
@@ -100,7 +101,7 @@ class Cost:
         milliseconds: of a step, the mean over the places in a cycle.
         worst: of a step, the slowest place.
         compile_seconds: finding the neurons, tracing and compiling.
-        kernels: loop fusions in the compiled step, each a function that XLA compiles on the CPU.
+        kernels: of the compiled step, equal ones once: what XLA compiles on the CPU.
         memory: bytes that the compiled step needs at its peak, by XLA's account.
         state: bytes of the optimizer's state over those of the parameters.
     """
@@ -148,7 +149,7 @@ class Contestant:
             float(places.mean()),
             float(places.max()),
             self.compile_seconds,
-            self.compiled.as_text().count("kind=kLoop"),
+            distinct_kernels(self.compiled.as_text()),
             peak - memory.alias_size_in_bytes,
             _bytes(self._state) / _bytes(self._params),
         )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._spectral import inner, norm_step, spectral_operations, spectral_step, spectral_steps
+from lnb._spectral import inner, norm_step, spectral_operations, spectral_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -21,7 +21,7 @@ def metric_of(random, inputs, condition=30.0):
 def test_step_has_the_singular_vectors_of_the_whitened_gradient_and_lengths_of_about_one(seed, inputs, outputs):
     random = np.random.default_rng(seed)
     metric, gradient = metric_of(random, inputs), random.standard_normal((inputs, outputs))
-    step = np.asarray(spectral_step(np.linalg.solve(metric, gradient)[None], gradient[None]))[0]
+    step = np.asarray(spectral_step(np.linalg.solve(metric, gradient)[None], gradient[None])[0])[0]
     values, vectors = np.linalg.eigh(metric)
     root = (vectors * values**0.5) @ vectors.T
     left, lengths, right = np.linalg.svd(np.linalg.inv(root) @ gradient, full_matrices=False)
@@ -36,22 +36,21 @@ def test_groups_are_steps_of_their_own():
     random = np.random.default_rng(0)
     theta = random.standard_normal((3, 5, 4))
     gradient = np.stack([metric_of(random, 5) @ part for part in theta])
-    whole = spectral_step(jnp.asarray(theta), jnp.asarray(gradient))
+    whole, _ = spectral_step(jnp.asarray(theta), jnp.asarray(gradient))
     for part, one, other in zip(whole, theta, gradient, strict=True):
-        np.testing.assert_allclose(part, spectral_step(one[None], other[None])[0], rtol=1e-9)
+        np.testing.assert_allclose(part, spectral_step(one[None], other[None])[0][0], rtol=1e-9)
 
 
-def test_roots_that_are_taken_together_are_each_part_s_own():
+@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 3, 7), (3, 4, 4)])
+def test_a_bias_that_is_kept_apart_changes_nothing(shape):
     random = np.random.default_rng(6)
-    parts = []
-    for shape in ((2, 5, 3), (1, 3, 7), (3, 4, 4)):
-        theta = random.standard_normal(shape)
-        gradient = jnp.asarray(np.stack([metric_of(random, shape[1]) @ part for part in theta]))
-        parts.append((jnp.asarray(theta), gradient))
-    single = tuple(array.astype(jnp.float32) for array in parts[0])
-    for (step, squared), pair in zip(spectral_steps([*parts, single]), parts, strict=False):
-        np.testing.assert_allclose(step, spectral_step(*pair), rtol=1e-9)
-        np.testing.assert_allclose(squared, inner(*pair), rtol=1e-9)
+    theta = random.standard_normal(shape)
+    gradient = jnp.asarray(np.stack([metric_of(random, shape[1]) @ part for part in theta]))
+    theta = jnp.asarray(theta)
+    together, apart = (spectral_step(theta, gradient, bias) for bias in (False, True))
+    np.testing.assert_allclose(apart[0], together[0], rtol=1e-9)
+    for _, squared in (together, apart):
+        np.testing.assert_allclose(squared, inner(theta, gradient), rtol=1e-9)
 
 
 def test_a_direction_that_no_metric_gives_takes_the_step_in_the_mean():
@@ -59,15 +58,13 @@ def test_a_direction_that_no_metric_gives_takes_the_step_in_the_mean():
     direction = gradient * jnp.array([1.0, 1.0, -1.0])  # theta^T g has a negative eigenvalue
     squared = inner(direction, gradient)
     assert squared > 0
-    np.testing.assert_allclose(spectral_step(direction, gradient), norm_step(direction, squared), rtol=1e-9)
+    np.testing.assert_allclose(spectral_step(direction, gradient)[0], norm_step(direction, squared), rtol=1e-9)
 
 
 def test_groups_that_go_together_have_one_length():
     direction = jnp.asarray(np.random.default_rng(4).standard_normal((7, 2, 1)))
-    step = norm_step(direction, inner(direction, 3 * direction), together=[4, 3])
-    for part in (slice(0, 4), slice(4, 7)):
-        expected = direction[part] / (3**0.5 * jnp.linalg.norm(direction[part]))
-        np.testing.assert_allclose(step[part], expected, rtol=1e-9)
+    step = norm_step(direction, inner(direction, 3 * direction).sum(keepdims=True))
+    np.testing.assert_allclose(step, direction / (3**0.5 * jnp.linalg.norm(direction)), rtol=1e-9)
 
 
 def test_scales_of_different_widths_are_neurons_of_their_own():
@@ -86,7 +83,7 @@ def test_scales_of_different_widths_are_neurons_of_their_own():
 @pytest.mark.parametrize("shape", [(1, 3, 5), (2, 5, 3)])
 def test_a_gradient_of_zero_gives_no_step(shape):
     zero = jnp.zeros(shape)
-    assert not spectral_step(zero, zero).any()
+    assert not spectral_step(zero, zero)[0].any()
     assert not norm_step(zero, inner(zero, zero)).any()
 
 
@@ -95,7 +92,7 @@ def test_with_the_identity_metric_it_is_muons_step():
     gradient = jnp.asarray(np.random.default_rng(1).standard_normal((6, 4)), jnp.float32)
     muon = optax.contrib.scale_by_muon(beta=0.0, nesterov=False, eps=0.0)
     theirs, _ = muon.update(gradient, muon.init(gradient), gradient)
-    ours = spectral_step(gradient[None], gradient[None])[0]
+    ours = spectral_step(gradient[None], gradient[None])[0][0]
     left, _, right = np.linalg.svd(gradient, full_matrices=False)
     for step in (ours, theirs):  # each within its own polynomial's distance of the polar factor
         lengths = left.T @ step @ right.T

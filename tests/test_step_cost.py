@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 from cases import normal
+from kernels import distinct_kernels
 
 import lnb
 
@@ -74,6 +75,33 @@ def test_a_step_holds_no_second_pass():
     assert passes >= 3 * 2 * 5
     with_bias = 2 * 2
     assert passes <= products(step, PARAMS, state, X) <= passes + with_bias
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="kernels are counted as the CPU's compiler forms them")
+@pytest.mark.parametrize("solver", [lnb.auto(), lnb.LowRank(4), lnb.Diagonal()], ids=["auto", "LowRank", "Diagonal"])
+def test_layers_of_one_shape_share_their_kernels(solver):
+    """A network twice as deep has hardly more to compile."""
+
+    def deep(layers, x):
+        for weight, bias in layers:
+            x = jnp.tanh(x @ weight + bias)
+        return jnp.mean(jnp.square(x))
+
+    def kernels(depth):
+        layers = [(jnp.asarray(normal(8, 8, seed=k), jnp.float32), jnp.zeros(8)) for k in range(depth)]
+        neurons = lnb.find_neurons(deep, layers, X)
+        optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+
+        def step(layers, state, x):
+            _, grads, features = neurons.value_and_grad(layers, x)
+            updates, state = optimizer.update(grads, state, layers, features=features)
+            return optax.apply_updates(layers, updates), state
+
+        program = jax.jit(step).lower(layers, optimizer.init(layers), X).compile()
+        return distinct_kernels(program.as_text())
+
+    few, many = kernels(5), kernels(10)
+    assert many <= 1.1 * few
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -1,30 +1,28 @@
-"""Neurons that are solved in one call: those that read the same features, and those of the same shape.
+"""Neurons that are solved together: those that read the same features, q, k and v say, share their statistics.
 
-The weights of neurons that read the same features (q, k and v) stand side by side along o, and such sets of equal
-shape (one for each layer of a transformer) follow each other along g: [g, i(+1), o] of a block is one array, so that
-a network of many layers compiles and runs as a few large operations. Statistics that are not renewed at every step
-are renewed in turn, block by block, once the first steps, at which all are renewed, are over.
+Each neuron is solved on arrays of its own, so that layers of one shape run the same kernels, which XLA compiles once:
+neurons stacked into one array would be cut apart again by as many kernels as there are neurons, each at another place.
+Statistics that are not renewed at every step are renewed in turn, block by block, once the first steps, at which all
+are renewed, are over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from math import ceil
-from typing import Any
+from functools import partial, reduce
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import FeatureSet, StackedFeatureSet, TiedFeatureSet
+from lnb._feature_sets import TiedFeatureSet
 from lnb._neuron import Features, Neuron
 from lnb._neurons import Neurons
 from lnb._solvers import CG, AnyFeatureSet, Solver, Sylvester
-from lnb._spectral import inner, norm_step, spectral_operations, spectral_steps
+from lnb._spectral import inner, norm_step, spectral_operations, spectral_step
 
 SolverChoice = Solver | Callable[[Neuron], Solver]
 
@@ -33,61 +31,34 @@ _SPECTRAL_SHARE = 0.25  # of a neuron's forward and backward pass, three product
 
 @dataclass(frozen=True)
 class Block:
-    """Neurons that are solved together.
+    """Neurons that read the same features, and are solved with the same statistics of them.
 
     Fields:
         solver: of all.
-        rows: the neurons; those of a row read the same features.
+        neurons: at least one.
         offset: by how many steps the statistics are renewed earlier than those of other blocks.
     """
 
     solver: Solver
-    rows: tuple[tuple[Neuron, ...], ...]
+    neurons: tuple[Neuron, ...]
     offset: int = 0
-
-    def features(self, sets: Sequence[AnyFeatureSet | None] | Mapping[int, AnyFeatureSet | None]) -> AnyFeatureSet:
-        """The feature sets of the rows as one, of each neuron's by its index."""
-        parts = [sets[row[0].index] for row in self.rows]
-        if len(parts) == 1:
-            assert parts[0] is not None
-            return parts[0]
-        stacked = tuple(part for part in parts if isinstance(part, FeatureSet))
-        assert len(stacked) == len(parts)
-        return StackedFeatureSet(stacked)
 
     @property
     def found(self) -> AnyFeatureSet:
-        """`features` as the neurons were found with."""
-        return self.features({neuron.index: neuron.features for row in self.rows for neuron in row})
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """[g, i(+1), o] of the block."""
-        shapes = [neuron.shape for neuron in self.rows[0]]
-        return (sum(row[0].shape[0] for row in self.rows), shapes[0][1], sum(o for _, _, o in shapes))
+        """The feature set that the neurons were found with."""
+        features = self.neurons[0].features
+        assert features is not None
+        return features
 
     @property
     def dtype(self) -> Any:
         """Type of its statistics and directions."""
-        return self.rows[0][0].dtype
+        return self.neurons[0].dtype
 
-    def pack(self, leaves: Sequence[Array]) -> Array:
-        """The neurons' parts of a tree's leaves."""
-        return _concatenate([_concatenate([n.pack_leaves(leaves) for n in row], 2) for row in self.rows], 0)
-
-    def unpack(self, packed: Array) -> list[Mapping[int, Array]]:
-        """The leaves of each neuron."""
-        leaves = []
-        starts = np.cumsum([row[0].shape[0] for row in self.rows])[:-1]
-        for row, part in zip(self.rows, jnp.split(packed, starts, axis=0), strict=True):
-            columns = np.cumsum([neuron.shape[2] for neuron in row])[:-1]
-            for neuron, piece in zip(row, jnp.split(part, columns, axis=2), strict=True):
-                leaves.append(neuron.unpack_leaves(piece))
-        return leaves
-
-    def weights(self, packed: Array) -> Array:
-        """`packed` without the row of a bias."""
-        return packed[:, :-1] if self.rows[0][0].has_bias else packed
+    def init(self) -> tuple[Any, tuple[Any, ...]]:
+        """The statistics before the first batch, and what the solver remembers of each neuron then."""
+        memory = tuple(self.solver.init_memory(neuron.shape, self.dtype) for neuron in self.neurons)
+        return self.solver.init(self.found, self.dtype), memory
 
     def count(self, steps: Array) -> Array:
         """How many batches its statistics hold at the step after `steps` others."""
@@ -101,7 +72,7 @@ class Block:
         """The statistics with this batch in them, if it is finite and it is their turn."""
 
         def update() -> Any:
-            moved = self.solver.update(self.features(features.sets), features.arrays, statistics, self.count(steps))
+            moved = self._ask("update", features, statistics, self.count(steps))
             # Finite features may have squares that are not.
             return jax.tree.map(lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), moved, statistics)
 
@@ -111,66 +82,46 @@ class Block:
         due = (steps < self.solver.every) | (jax.lax.rem(steps + self.offset, jnp.int32(self.solver.every)) == 0)
         return jax.lax.cond(due, update, lambda: statistics)
 
-    def solve(self, features: Features, statistics: Any, steps: Array, gradient: Array, memory: Any) -> Any:
-        """The direction, and what the solver remembers."""
-        sets, count = self.features(features.sets), self.count(steps)
-        return self.solver.solve(sets, features.arrays, statistics, count, gradient, memory)
+    def solve(
+        self, features: Features, statistics: Any, steps: Array, gradients: Sequence[Array], memory: Sequence[Any]
+    ) -> tuple[list[Array], tuple[Any, ...]]:
+        """The direction of each neuron, and what the solver remembers of it."""
+        solved = [
+            self._ask("solve", features, statistics, self.count(steps), gradient, remembered)
+            for gradient, remembered in zip(gradients, memory, strict=True)
+        ]
+        return [direction for direction, _ in solved], tuple(kept for _, kept in solved)
 
-    @property
-    def has_loose_bias(self) -> bool:
-        """Whether its last row is the bias of one neuron, which nothing but a spectral step joins to the weights."""
-        return len(self.rows) == len(self.rows[0]) == 1 and self.rows[0][0].has_bias
-
-    def split(self, packed: Array) -> list[Array]:
-        """Neurons that read the same features, which stand side by side: one array [k g, i(+1), o] if they are alike.
-
-        They take steps of their own: the gradients of q and k are far smaller than v's.
-        """
-        sizes = [neuron.shape[2] for neuron in self.rows[0]]
-        if len(set(sizes)) > 1:
-            return jnp.split(packed, np.cumsum(sizes)[:-1], axis=2)
-        groups, inputs, _ = packed.shape
-        apart = packed.reshape(groups, inputs, len(sizes), sizes[0])
-        return [apart.transpose(2, 0, 1, 3).reshape(-1, inputs, sizes[0])]
-
-    def join(self, parts: Sequence[Array]) -> Array:
-        """The inverse of `split`."""
-        if len(parts) > 1:
-            return jnp.concatenate(parts, axis=2)
-        groups, inputs, outputs = self.shape
-        apart = parts[0].reshape(-1, groups, inputs, parts[0].shape[2])
-        return apart.transpose(1, 2, 0, 3).reshape(groups, inputs, outputs)
-
-    def takes_root(self, inputs: int, outputs: int) -> bool:
-        """Whether the root that a spectral step takes of a part is cheap beside the neuron's own pass."""
-        neuron = self.rows[0][0]
-        own = 6.0 * neuron.groups * neuron.samples * inputs * outputs
-        cheap = spectral_operations((neuron.groups, inputs, outputs)) <= _SPECTRAL_SHARE * own
-        return cheap and min(inputs, outputs) > 1
+    def _ask(self, method: Literal["update", "solve"], features: Features, *args: Any) -> Any:
+        """What the solver makes of the features that the neurons read in this batch."""
+        feature_set = features.sets[self.neurons[0].index]
+        assert feature_set is not None
+        if isinstance(feature_set, EquationFeatureSet):  # equal to no other
+            return getattr(self.solver, method)(feature_set, features.arrays, *args)
+        # The features of layers that are alike are equal once they are numbered alike.
+        places = sorted({place for reading in feature_set.readings for place in reading.places})
+        moved = feature_set.moved({place: k for k, place in enumerate(places)})
+        return _traced_once(self.solver, method, moved, tuple(features.arrays[place] for place in places), *args)
 
 
-def spread(
-    blocks: Sequence[Block], directions: Sequence[Array], gradients: Sequence[Array]
-) -> tuple[list[Array], list[Array]]:
-    """Each neuron's step along its direction, of which every direction of its output has a part where that is cheap.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _traced_once(solver: Solver, method: str, features: AnyFeatureSet, *args: Any) -> Any:
+    return getattr(solver, method)(features, *args)
 
-    Returns:
-        The step of each block, and theta . g of all its groups or parts.
+
+def own_step(neuron: Neuron, direction: Array, gradient: Array) -> tuple[Array, Array]:
+    """A neuron's step along its direction, and theta . g of each group.
+
+    Every direction of its output has a part in the step where the root that this takes is cheap beside its own pass.
     """
-    parts = []
-    for block, direction, gradient in zip(blocks, directions, gradients, strict=True):
-        parts += [(block, *pair) for pair in zip(block.split(direction), block.split(gradient), strict=True)]
-    rooted = [k for k, (block, direction, _) in enumerate(parts) if block.takes_root(*direction.shape[1:])]
-    steps = dict(zip(rooted, spectral_steps([parts[k][1:] for k in rooted]), strict=True))
-    for k, (block, direction, gradient) in enumerate(parts):
-        if k not in steps:
-            squared = inner(direction, gradient, block.has_loose_bias)
-            sizes = [row[0].groups for row in block.rows]
-            together = sizes * (len(direction) // sum(sizes)) if min(direction.shape[1:]) == 1 else ()
-            steps[k] = norm_step(direction, squared, block.has_loose_bias, together), squared
-    own = [[steps[k][0] for k, (other, *_) in enumerate(parts) if other is block] for block in blocks]
-    joined = [block.join(pieces) for block, pieces in zip(blocks, own, strict=True)]
-    return joined, [steps[k][1] for k in range(len(parts))]
+    groups, rows, outputs = direction.shape
+    own = 6.0 * groups * neuron.samples * rows * outputs
+    if min(rows, outputs) > 1 and spectral_operations((groups, rows, outputs)) <= _SPECTRAL_SHARE * own:
+        return spectral_step(direction, gradient, neuron.has_bias)
+    squared = inner(direction, gradient, neuron.has_bias)
+    # The channels of a scale, groups of one output each, have one length.
+    length = squared.sum(keepdims=True) if min(rows, outputs) == 1 else squared
+    return norm_step(direction, length, neuron.has_bias), squared
 
 
 def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:
@@ -178,38 +129,14 @@ def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:
     rows: dict[Any, list[Neuron]] = {}
     for neuron, shared in zip(neurons, neurons.sharing, strict=True):
         if neuron.features is not None:
-            solver = _solver_of(neuron, choice)
-            # CG's inner products are a neuron's own.
-            alone = neuron.index if isinstance(solver, CG) else shared
-            rows.setdefault((solver, alone), []).append(neuron)
-    alike: dict[Any, list[tuple[Neuron, ...]]] = {}
-    for (solver, _), row in rows.items():
-        alike.setdefault((solver, _shape_of(row)), []).append(tuple(row))
-    counts: dict[Solver, int] = {}
-    for (solver, _), group in alike.items():
-        counts[solver] = counts.get(solver, 0) + len(group)
-    blocks = []
-    for (solver, _), group in alike.items():
-        # Small enough that the renewals can be spread over the steps between them.
-        size = len(group) if solver.every == 1 else ceil(counts[solver] / solver.every)
-        blocks += [Block(solver, tuple(group[k : k + size])) for k in range(0, len(group), size)]
-    return _in_turn(blocks)
-
-
-def _shape_of(row: Sequence[Neuron]) -> Any:
-    """What must agree between rows that follow each other along g."""
-    features = row[0].features
-    if not isinstance(features, FeatureSet):
-        return row[0].index
-    outputs = tuple(neuron.outputs for neuron in row)
-    bias = features.bias_share if features.has_bias else None
-    return (features.inputs, bias, features.is_diagonal, outputs, str(row[0].dtype))
+            rows.setdefault((_solver_of(neuron, choice), shared), []).append(neuron)
+    return _in_turn([Block(solver, tuple(row)) for (solver, _), row in rows.items()])
 
 
 def _in_turn(blocks: Sequence[Block]) -> list[Block]:
     """The blocks, each renewed at the steps at which the others renew least."""
     load: dict[int, list[float]] = {}  # for each `every`: the operations at each of its offsets
-    costs = [block.solver.operations(block.found, block.shape[2])[0] for block in blocks]
+    costs = [block.solver.operations(block.found, 1)[0] for block in blocks]
     placed = list(blocks)
     for k in sorted(range(len(blocks)), key=lambda k: -costs[k]):
         turns = load.setdefault(blocks[k].solver.every, [0.0] * blocks[k].solver.every)
@@ -251,7 +178,3 @@ def settled(condition: Array) -> Array:
     compile a deep network.
     """
     return jax.lax.cond(condition, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
-
-
-def _concatenate(arrays: Sequence[Array], axis: int) -> Array:
-    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis)

@@ -8,13 +8,12 @@ have equal feature sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from lnb._linear_maps import Arrays, FeatureMap, gram_of
@@ -42,6 +41,16 @@ class Reading:
     repeats: int = 1
     weight: Any = None
     weight_source: int = -1
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The places in `Features.arrays` that this use reads."""
+        return self.sources if self.weight is None else (*self.sources, self.weight_source)
+
+    def moved(self, places: Mapping[int, int]) -> Reading:
+        """The same use, reading other places."""
+        source = self.weight_source if self.weight is None else places[self.weight_source]
+        return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=source)
 
     def thin(self, arrays: Arrays, every: int, place: int) -> tuple[Reading, list[Array]]:
         """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
@@ -128,6 +137,10 @@ class FeatureSet:
         """E[c^2] of this batch [g or 1, 1]: `bias_share`, or 0 where the region that adds the bias did not run."""
         return reduce(jnp.add, [r.count(arrays) for r in self.readings if r.has_bias]) / self._count(arrays)
 
+    def moved(self, places: Mapping[int, int]) -> FeatureSet:
+        """The same features, read from other places in `Features.arrays`."""
+        return replace(self, readings=tuple(reading.moved(places) for reading in self.readings))
+
     def thin(self, arrays: Arrays, every: int) -> tuple[FeatureSet, Arrays]:
         """The features of about every k-th sample, and the arrays that they are read from."""
         if every == 1:
@@ -174,76 +187,6 @@ class FeatureSet:
 
 
 @dataclass(frozen=True)
-class StackedFeatureSet:
-    """Feature sets of equal i, and equal in whether a bias is added, one after the other along g."""
-
-    parts: tuple[FeatureSet, ...]
-
-    @property
-    def groups(self) -> int:
-        """g, of all parts."""
-        return sum(part.groups for part in self.parts)
-
-    @property
-    def inputs(self) -> int:
-        """i."""
-        return self.parts[0].inputs
-
-    @property
-    def samples(self) -> int:
-        """n, the largest of the parts'."""
-        return max(part.samples for part in self.parts)
-
-    @property
-    def has_bias(self) -> bool:
-        """As `FeatureSet.has_bias`."""
-        return self.parts[0].has_bias
-
-    @property
-    def is_diagonal(self) -> bool:
-        """As `FeatureSet.is_diagonal`."""
-        return self.parts[0].is_diagonal
-
-    @property
-    def has_diagonal_gram(self) -> bool:
-        """As `FeatureSet.has_diagonal_gram`."""
-        return self.parts[0].has_diagonal_gram
-
-    @property
-    def bias_share(self) -> float:
-        """As `FeatureSet.bias_share`."""
-        return self.parts[0].bias_share
-
-    def thin(self, arrays: Arrays, every: int) -> tuple[StackedFeatureSet, Arrays]:
-        """As `FeatureSet.thin`."""
-        parts = []
-        for part in self.parts:
-            fewer, arrays = part.thin(arrays, every)
-            parts.append(fewer)
-        return StackedFeatureSet(tuple(parts)), arrays
-
-    def moments(self, arrays: Arrays) -> tuple[Array, Array]:
-        """As `FeatureSet.moments`."""
-        means, squares = zip(*(part.moments(arrays) for part in self.parts), strict=True)
-        return jnp.concatenate(means), jnp.concatenate(squares)
-
-    def gram(self, arrays: Arrays) -> tuple[Array, Array]:
-        """As `FeatureSet.gram`."""
-        grams, means = zip(*(part.gram(arrays) for part in self.parts), strict=True)
-        return jnp.concatenate(grams), jnp.concatenate(means)
-
-    def product(self, arrays: Arrays, vector: Array) -> Array:
-        """As `FeatureSet.product`."""
-        starts = np.cumsum([part.groups for part in self.parts])[:-1]
-        vectors = jnp.split(vector, starts, axis=0)
-        return jnp.concatenate([part.product(arrays, v) for part, v in zip(self.parts, vectors, strict=True)])
-
-
-GramFeatureSet = FeatureSet | StackedFeatureSet
-"""Features that have moments and a Gram matrix [g, i, i]."""
-
-
-@dataclass(frozen=True)
 class TiedFeatureSet:
     """The features of a weight that is used both as W [i, o] and as W^T, an embedding and the head tied to it.
 
@@ -264,6 +207,10 @@ class TiedFeatureSet:
     def readings(self) -> tuple[Reading, ...]:
         """Of both."""
         return self.first.readings + self.second.readings
+
+    def moved(self, places: Mapping[int, int]) -> TiedFeatureSet:
+        """As `FeatureSet.moved`."""
+        return replace(self, first=self.first.moved(places), second=self.second.moved(places))
 
     @property
     def inputs(self) -> int:

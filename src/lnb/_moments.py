@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import GramFeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
 
 
@@ -56,7 +56,7 @@ def corrected(value: Array, decay: float, count: Array) -> Array:
     return value * correction(decay, count).astype(value.dtype)
 
 
-def variance_of(features: GramFeatureSet, mean: Array, square: Array) -> Array:
+def variance_of(features: FeatureSet, mean: Array, square: Array) -> Array:
     """Diagonal of S [g, i]: max(chi - f mu^2, 0) with a bias, chi without."""
     if not features.has_bias:
         return square
@@ -68,7 +68,7 @@ def shrunk(variance: Array, shrinkage: float) -> Array:
     return (1 - shrinkage) * variance + shrinkage * variance.mean(1, keepdims=True)
 
 
-def shrunk_variance(features: GramFeatureSet, mean: Array, square: Array, shrinkage: float) -> Array:
+def shrunk_variance(features: FeatureSet, mean: Array, square: Array, shrinkage: float) -> Array:
     """Diagonal of S [g, i] with the variances max(chi - f mu^2, 0) shrunk; without a bias, mu^2 is added again."""
     centered = features.bias_share * jnp.square(mean)
     variance = shrunk(jnp.maximum(square - centered, 0), shrinkage)
@@ -82,7 +82,7 @@ def ridge_of(solver: Ridged, variance: Array) -> Array:
     return solver.ridge * variance.mean(1, keepdims=True)
 
 
-def solve_whitened(inverse: Callable[[Array], Array], features: GramFeatureSet, mean: Array, vector: Array) -> Array:
+def solve_whitened(inverse: Callable[[Array], Array], features: FeatureSet, mean: Array, vector: Array) -> Array:
     """M^-1 v for V [g, i(+1), o]; `inverse` applies S^-1 (with a bias) or M^-1 (without) to [g, i, o]."""
     if not features.has_bias:
         return inverse(vector)
@@ -92,7 +92,7 @@ def solve_whitened(inverse: Callable[[Array], Array], features: GramFeatureSet, 
     return jnp.concatenate([weight, bias], axis=1)
 
 
-def solve_diagonal(features: GramFeatureSet, mean: Array, diagonal: Array, vector: Array) -> Array:
+def solve_diagonal(features: FeatureSet, mean: Array, diagonal: Array, vector: Array) -> Array:
     """P v with `diagonal` [g, i] for S; 1 for a feature that never varies."""
     scale = jnp.where(diagonal > 0, diagonal, 1)[:, :, None]
     return solve_whitened(lambda weight: weight / scale, features, mean, vector)

@@ -21,12 +21,10 @@ squared length along the gradient's own directions. So few samples would tell li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from typing import Any
+from functools import partial, reduce
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from lnb._linear_maps import contract
@@ -47,7 +45,8 @@ def inner(direction: Array, gradient: Array, bias: bool = False) -> Array:
     return reduce(jnp.add, [contract("gio,gio->g", first, second) for first, second in rows])
 
 
-def spectral_step(direction: Array, gradient: Array) -> Array:
+@partial(jax.jit, static_argnames="bias")  # layers of one shape are traced once
+def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tuple[Array, Array]:
     """theta (theta^T g)^-1/2 of each group.
 
     Where theta^T g is so far from symmetric and positive semidefinite that the trace of its root is none of such a
@@ -56,42 +55,26 @@ def spectral_step(direction: Array, gradient: Array) -> Array:
     Args:
         direction: theta [g, i(+1), o].
         gradient: g [g, i(+1), o], which theta solves M theta = g for.
+        bias: whether the last row is a bias that XLA need not join to the weights.
 
     Returns:
-        The step [g, i(+1), o], all of whose singular values in function space are about 1; zero where the gradient is.
+        The step [g, i(+1), o], all of whose singular values in function space are about 1, zero where the gradient is;
+        and z = theta . g [g].
 
     Source: Carlson et al. (2015), Preconditioned spectral descent, for the step; Jordan et al. (2024), Muon, and Amsel
     et al. (2025), The Polar Express, for the iteration.
 
-    >>> step = spectral_step(jnp.diag(jnp.array([3.0, 0.2]))[None], jnp.diag(jnp.array([3.0, 0.2]))[None])
+    >>> step, _ = spectral_step(jnp.diag(jnp.array([3.0, 0.2]))[None], jnp.diag(jnp.array([3.0, 0.2]))[None])
     >>> bool(jnp.allclose(step[0], jnp.eye(2), atol=0.35))
     True
     """
-    return spectral_steps([(direction, gradient)])[0][0]
-
-
-def spectral_steps(parts: Sequence[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
-    """`spectral_step` of many (theta, g), with z = theta . g [g]; roots of matrices of one size are taken together."""
-    small = []
-    for direction, gradient in parts:
-        products = "gio,gjo->gij" if _is_wide(direction) else "gio,gip->gop"
-        small.append(contract(products, direction, gradient))
-    turns: list[Any] = [None] * len(small)
-    kinds = [(matrix.shape[1], matrix.dtype) for matrix in small]
-    for kind in dict.fromkeys(kinds):
-        alike = [k for k, other in enumerate(kinds) if other == kind]
-        ends = np.cumsum([len(small[k]) for k in alike])[:-1]
-        together = _turn(jnp.concatenate([small[k] for k in alike]))
-        for k, *turn in zip(alike, *(jnp.split(each, ends) for each in together), strict=True):
-            turns[k] = turn
-    return [
-        (contract("gij,gjo->gio", turn, theta) if _is_wide(theta) else contract("gio,gop->gip", theta, turn), squared)
-        for (turn, squared), (theta, _) in zip(turns, parts, strict=True)
-    ]
-
-
-def _is_wide(direction: Array) -> bool:
-    return direction.shape[1] < direction.shape[2]
+    if direction.shape[1] < direction.shape[2]:
+        turn, squared = _turn(contract("gio,gjo->gij", direction, gradient))
+        return contract("gij,gjo->gio", turn, direction), squared
+    rows = rows_of(direction, bias)
+    products = [contract("gio,gip->gop", *pair) for pair in zip(rows, rows_of(gradient, bias), strict=True)]
+    turn, squared = _turn(reduce(jnp.add, products))
+    return jnp.concatenate([contract("gio,gop->gip", part, turn) for part in rows], axis=1), squared
 
 
 def _turn(small: Array) -> tuple[Array, Array]:
@@ -107,22 +90,18 @@ def _turn(small: Array) -> tuple[Array, Array]:
     return jnp.where((trace > 0) & (trace < 1.3 * size**0.5), turn, size**0.5 * eye) * scale, squared
 
 
-def norm_step(direction: Array, squared: Array, bias: bool = False, together: Sequence[int] = ()) -> Array:
+def norm_step(direction: Array, squared: Array, bias: bool = False) -> Array:
     """theta sqrt(s / z) of each group, s the smaller side: as long as `spectral_step` in the mean.
 
     Args:
         direction: theta [g, i(+1), o].
-        squared: z = theta . g [g].
+        squared: z = theta . g [g], or their sum [1], with which all groups together have that length.
         bias: whether the last row is a bias that XLA need not join to the weights.
-        together: the sizes of sets of groups, one after the other, that have one z and one length; none for each alone.
 
     >>> direction = jnp.diag(jnp.array([3.0, 4.0]))[None]
     >>> round(float(jnp.sum(norm_step(direction, inner(direction, direction)) ** 2)), 5)
     2.0
     """
-    if together:
-        of = jnp.asarray(np.repeat(np.arange(len(together)), together))
-        squared = contract("kg,g->k", of == jnp.arange(len(together))[:, None], squared)[of]
     factor = _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared)[:, None, None]
     return jnp.concatenate([rows * factor for rows in rows_of(direction, bias)], axis=1)
 

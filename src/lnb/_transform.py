@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lnb._blocks import Block, SolverChoice, all_finite, plan_blocks, settled, spread
+from lnb._blocks import Block, SolverChoice, all_finite, own_step, plan_blocks, settled
 from lnb._linear_maps import statistics_dtype
 from lnb._moments import correction
 from lnb._neuron import Features
 from lnb._neurons import Neurons
 from lnb._solvers import auto
-from lnb._spectral import inner, norm_step_of_table
+from lnb._spectral import inner, norm_step_of_table, rows_of
 
 Step = Literal["norm", "polyak", "spectral"]
 
@@ -28,7 +28,7 @@ class LNBState(NamedTuple):
     skipped: Array  # batches passed over, since they were not finite
     average: Any  # of the gradient, like the parameters, not yet corrected for its start at zero; None without
     statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
-    memory: tuple[Any, ...]  # one entry for each block of neurons: what their solver remembers
+    memory: tuple[Any, ...]  # one entry for each block of neurons: what its solver remembers of each
     scaling: Any  # of weight decay and learning rate
 
 
@@ -143,12 +143,13 @@ def _boosting(
 
     def init(params: Any) -> LNBState:
         values = _as_statistics(params)
+        statistics, memory = zip(*(block.init() for block in blocks), strict=True) if blocks else ((), ())
         return LNBState(
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             average=jax.tree.map(jnp.zeros_like, values) if gradient_decay else None,
-            statistics=tuple(block.solver.init(block.found, block.dtype) for block in blocks),
-            memory=tuple(block.solver.init_memory(block.shape, block.dtype) for block in blocks),
+            statistics=statistics,
+            memory=memory,
             scaling=scaling.init(values),
         )
 
@@ -233,22 +234,28 @@ def _solve(
     spread_out: bool,
 ) -> _Solved:
     """The directions of all leaves (Algorithm 2, lines 5 to 11), with `spread_out` each neuron's own step already."""
-    packed = [block.pack(gradients) for block in blocks]
+    packed = [[neuron.pack_leaves(gradients) for neuron in block.neurons] for block in blocks]
     identity = neurons.identity_parts(gradients)
     # A feature that is not finite leaves its weight's gradient not finite either.
-    finite = all_finite([*(block.weights(g) for block, g in zip(blocks, packed, strict=True)), *identity.values()])
-    solutions, statistics, memory = [], [], []
-    for block, gradient, old, remembered in zip(blocks, packed, state.statistics, state.memory, strict=True):
+    weights = [
+        rows_of(g, neuron.has_bias)[0]
+        for block, of_block in zip(blocks, packed, strict=True)
+        for neuron, g in zip(block.neurons, of_block, strict=True)
+    ]
+    finite = all_finite([*weights, *identity.values()])
+    parts, squares, statistics, memory = [], [], [], []
+    for block, own, old, remembered in zip(blocks, packed, state.statistics, state.memory, strict=True):
         renewed = block.renew(features, old, state.step, finite)
-        direction, kept = block.solve(features, renewed, state.step, gradient, remembered)
-        solutions.append(direction)
+        solved, kept = block.solve(features, renewed, state.step, own, remembered)
         statistics.append(renewed)
         memory.append(kept)
-    if spread_out:
-        solutions, squares = spread(blocks, solutions, packed)
-    else:
-        squares = [inner(d, g, b.has_loose_bias) for d, g, b in zip(solutions, packed, blocks, strict=True)]
-    parts = [leaves for block, solution in zip(blocks, solutions, strict=True) for leaves in block.unpack(solution)]
+        for neuron, direction, gradient in zip(block.neurons, solved, own, strict=True):
+            if spread_out:
+                direction, squared = own_step(neuron, direction, gradient)
+            else:
+                squared = inner(direction, gradient, neuron.has_bias)
+            parts.append(neuron.unpack_leaves(direction))
+            squares.append(squared)
     parts.append({leaf: norm_step_of_table(g) if spread_out else g for leaf, g in identity.items()})
     squares += [jnp.vdot(g, g)[None] for g in identity.values()]
     directions = neurons.sum_parts(parts)

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import GramFeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_count, check_range
 
@@ -63,7 +63,7 @@ class CG:
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
         """Moments of zero; a neuron kept as its equations has none, and P is the identity."""
-        if not isinstance(features, GramFeatureSet):
+        if not isinstance(features, FeatureSet):
             return ()
         shape = (features.groups, features.inputs)
         return Moments(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
@@ -71,7 +71,7 @@ class CG:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """Mu and chi with this batch's moments in them."""
         del count
-        if not isinstance(features, GramFeatureSet):
+        if not isinstance(features, FeatureSet):
             return ()
         mean, square = features.moments(arrays)
         return Moments(
@@ -122,7 +122,7 @@ class CG:
         self, features: AnyFeatureSet, statistics: Any, count: Array
     ) -> tuple[Callable[[Array], Array], Array]:
         """P, and the ridge [g, 1]."""
-        if not isinstance(features, GramFeatureSet):
+        if not isinstance(features, FeatureSet):
             return lambda vector: vector, jnp.full((1, 1), self.ridge)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import GramFeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import average, corrected, ridge_of, solve_whitened
 from lnb._solvers._factor import inverse
@@ -70,7 +70,7 @@ class Cholesky:
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
         """Averages of zero."""
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         mean = (features.groups, features.inputs)
         gram = mean if features.has_diagonal_gram else (*mean, features.inputs)
         # Each field its own array, so that the state can be donated.
@@ -78,7 +78,7 @@ class Cholesky:
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """The averages with this batch in them, inverted."""
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         decay = self.decay**self.every
         fewer, read = features.thin(arrays, round(1 / self.samples))
         gram, mean = fewer.gram(read)
@@ -86,7 +86,7 @@ class Cholesky:
         mean = average(statistics.mean, mean, decay)
         return Gram(gram, mean, self._invert(features, corrected(gram, decay, count), corrected(mean, decay, count)))
 
-    def _invert(self, features: GramFeatureSet, gram: Array, mean: Array) -> Array:
+    def _invert(self, features: FeatureSet, gram: Array, mean: Array) -> Array:
         diagonal = features.has_diagonal_gram
         scale = gram if diagonal else jnp.diagonal(gram, axis1=1, axis2=2)
         # Rounding may leave a covariance without full rank slightly indefinite.
@@ -118,7 +118,7 @@ class Cholesky:
     ) -> tuple[Array, Any]:
         """One product with the inverse."""
         del arrays
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
 
         def solve(weight: Array) -> Array:
             if features.has_diagonal_gram:
@@ -131,6 +131,6 @@ class Cholesky:
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The Gram matrix and its inverse; one product with it."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
-        if isinstance(features, GramFeatureSet) and features.has_diagonal_gram:
+        if isinstance(features, FeatureSet) and features.has_diagonal_gram:
             return 4.0 * g * n, 2.0 * g * i * outputs
         return g * (2.0 * n * i**2 + i**3), 2.0 * g * i**2 * outputs

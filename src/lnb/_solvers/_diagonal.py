@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import GramFeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
 from lnb._solvers._solver import AnyFeatureSet, check_range, check_share
 
@@ -63,7 +63,7 @@ class Diagonal:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
         """Mu and chi with this batch's moments in them."""
         del count
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         fewer, read = features.thin(arrays, round(1 / self.samples))
         mean, square = fewer.moments(read)
         return Moments(
@@ -87,7 +87,7 @@ class Diagonal:
     ) -> tuple[Array, Any]:
         """P g."""
         del arrays
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
         variance = shrunk_variance(features, mean, square, self.shrinkage)

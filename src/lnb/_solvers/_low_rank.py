@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lnb._feature_sets import GramFeatureSet
+from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import ridge_of, solve_whitened, variance_of
 from lnb._solvers._factor import inverse_factor
@@ -82,18 +82,18 @@ class LowRank:
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> LowRankStatistics:
         """Moments of zero, and random directions to start from."""
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         moments = (features.groups, features.inputs)
         start = _random_directions((*moments, self._rank_of(features)), dtype)
         # Each field its own array, so that the state can be donated.
         return LowRankStatistics(jnp.zeros(moments, dtype), jnp.zeros(moments, dtype), start)
 
-    def _rank_of(self, features: GramFeatureSet) -> int:
+    def _rank_of(self, features: FeatureSet) -> int:
         return 0 if features.has_diagonal_gram else min(self.rank, features.inputs)
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """One power iteration on the averages with this batch in them."""
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         features, arrays = features.thin(arrays, round(1 / self.samples))
         old = _weight_of_past(self.decay**self.every, count, statistics.mean.dtype)
         mean, square = (
@@ -108,7 +108,7 @@ class LowRank:
         small = contract("gir,gis->grs", basis, image)
         return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)))
 
-    def _diagonal(self, features: GramFeatureSet, statistics: LowRankStatistics) -> Array:
+    def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
         square = statistics.square
         variance = variance_of(features, statistics.mean, square)
@@ -134,7 +134,7 @@ class LowRank:
     ) -> tuple[Array, Any]:
         """Woodbury's identity."""
         del arrays, count
-        assert isinstance(features, GramFeatureSet)
+        assert isinstance(features, FeatureSet)
         diagonal, factor = self._diagonal(features, statistics)[:, :, None], statistics.factor
         if factor.shape[2] == 0:
             return solve_whitened(lambda weight: weight / diagonal, features, statistics.mean, gradient), memory
@@ -151,7 +151,7 @@ class LowRank:
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The products with the batch and with the factor; V, and two products with it."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
-        rank = self._rank_of(features) if isinstance(features, GramFeatureSet) else self.rank
+        rank = self._rank_of(features) if isinstance(features, FeatureSet) else self.rank
         return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 2) + 4.0 * rank**2)
 
 
@@ -174,7 +174,7 @@ def _directions(factor: Array) -> Array:
     return columns + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
 
 
-def _covariance_product(features: GramFeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
+def _covariance_product(features: FeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
     """X_c^T X_c Q / n [g, i, r] of this batch, X_c centered at `mean` where the neuron has a bias; Q [g, i, r]."""
     if not features.has_bias:
         return features.product(arrays, basis)

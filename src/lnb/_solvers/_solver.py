@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from jax import Array
 
 from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import GramFeatureSet, TiedFeatureSet
+from lnb._feature_sets import FeatureSet, TiedFeatureSet
 
-AnyFeatureSet = GramFeatureSet | TiedFeatureSet | EquationFeatureSet
+AnyFeatureSet = FeatureSet | TiedFeatureSet | EquationFeatureSet
 
 
 class Solver(Protocol):
