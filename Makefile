@@ -34,9 +34,10 @@ docs: .venv/installed
 pages: .venv/installed
 	.venv/bin/python tests/coverage_page.py
 
-# What a training step costs with each optimizer; half an hour on two cores.
+# What a training step costs with each optimizer, and how soon each is at a target; an hour on two cores.
 bench: .venv/installed
 	PYTHONPATH=examples .venv/bin/python benchmarks/step.py
+	.venv/bin/python benchmarks/target.py
 
 # The same with K-FAC, which needs an older JAX than most have.
 bench-kfac: .venv-kfac/installed

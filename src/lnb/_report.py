@@ -160,7 +160,10 @@ def _section(experiment: ex.Experiment, experiments: Sequence[ex.Experiment], an
         grid=grid_table(experiment),
         configurations=tuple((entry.label, _settings(entry.settings)) for entry in experiment.entries),
         environments=tuple(dict.fromkeys(_environment(run.header.environment) for run in runs)),
-        commands=tuple((entry.label, tuple(run.header.command for run in entry.runs)) for entry in experiment.entries),
+        # From the headers' settings: a command kept since the run leaves out what was the default then.
+        commands=tuple(
+            (entry.label, tuple(ex.repeat_command(run.header) for run in entry.runs)) for entry in experiment.entries
+        ),
     )
 
 

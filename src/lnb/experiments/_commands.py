@@ -40,13 +40,14 @@ def _options(name: str, value: Any, default: Any) -> Iterator[str]:
     """The words that set an option, or each one below it; none where the value is the default."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
-            yield from _options(f"{name}.{key.replace('_', '-')}", entry, default[key])
+            # A setting that is no longer one shows in the command.
+            yield from _options(f"{name}.{key.replace('_', '-')}", entry, default.get(key))
     elif isinstance(value, bool):
         if value != default:
             group, _, last = name.rpartition(".")
             yield f"--{name}" if value else "--" + f"{group}.no-{last}".lstrip(".")
     elif isinstance(value, Sequence) and not isinstance(value, str):
-        if list(value) != list(default):
+        if not isinstance(default, Sequence) or list(value) != list(default):
             yield from (f"--{name}", *map(str, value))
     elif value != default:
         yield from (f"--{name}", str(value))

@@ -1,0 +1,90 @@
+"""Steps and seconds to a target, with optimizers that take turns: the second table of `make bench`.
+
+Each optimizer trains at the learning rate that `lnb sweep` picked for it, as the records in `results/` have it. Records
+go beside the page, to `target/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from lnb import experiments as ex
+from lnb._compare_command import compare
+
+ROOT = Path(__file__).parent
+BASELINE = "adamw"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    tasks: tuple[str, ...] = ("mnist", "mnist-inverted", "vit-cifar10")
+    """Names of tasks."""
+    sweeps: Path = ROOT.parent / "results"
+    """Folder of the sweeps that picked the rates."""
+    output: Path = ROOT / "results"
+    """Folder of the records, and of `target.md`, the page about all of them."""
+
+
+def picked_rates(task: str, results: ex.Results) -> dict[str, float]:
+    """The learning rate of each optimizer that a sweep of the task with a linear schedule picked."""
+    (experiment,) = (
+        experiment
+        for experiment in ex.experiments_of(results)
+        if (experiment.task, experiment.schedule, experiment.scale) == (task, "linear", "cpu")
+        and experiment.epochs == ex.find_task(task).at("cpu").epochs
+    )
+    picked = {entry.optimizer: entry.choice.rate for entry in experiment.entries}
+    # K-FAC needs an older JAX than the others.
+    return {name: rate for name, rate in picked.items() if rate is not None and name != "kfac"}
+
+
+def write_page(settings: Settings) -> None:
+    """All that was measured so far."""
+    lines = []
+    for task in settings.tasks:
+        runs = [ex.read_run(path) for path in sorted((settings.output / "target" / task).glob("*.jsonl"))]
+        summaries = {run.header.optimizer: (run, ex.summarize(run)) for run in runs}
+        if BASELINE not in summaries:
+            continue
+        (first, baseline) = summaries[BASELINE]
+        lines += [
+            f"| `{task}`, {first.header.target} | rate | steps | seconds | of AdamW's | ms/step | ratio |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name in [name for name in ex.OPTIMIZERS if name in summaries]:
+            run, summary = summaries[name]
+            assert summary.milliseconds is not None
+            assert baseline.milliseconds is not None
+            cells = [name, f"{run.header.optimizer_settings['learning_rate']:g}"]
+            if summary.seconds_to_target is None:
+                cells += [f"not in {summary.steps:,}", f"not in {run.records[-1].seconds:.3g}", "-"]
+            else:
+                # What the baseline needs, or at least needs.
+                own = baseline.seconds_to_target or first.records[-1].seconds
+                share = f"{summary.seconds_to_target / own:.2f}"
+                cells += [f"{summary.steps_to_target:,}", f"{summary.seconds_to_target:.3g}"]
+                cells.append(share if baseline.seconds_to_target else f"less than {share}")
+            cells += [f"{summary.milliseconds:.3g}", f"{summary.milliseconds / baseline.milliseconds:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    (settings.output / "target.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    settings = tyro.cli(Settings)
+    results = ex.read_results(settings.sweeps)
+    for task in settings.tasks:
+        rates = picked_rates(task, results)
+        words = ["--optimizers", *rates, "--learning-rate", *(f"{name}={rate:g}" for name, rate in rates.items())]
+        compare([task, "--schedule", "linear", "--output", str(settings.output / "target"), *words])
+        write_page(settings)
+
+
+if __name__ == "__main__":
+    main()
