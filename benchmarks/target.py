@@ -32,9 +32,10 @@ class Settings:
 
 def picked_rates(task: str, results: ex.Results) -> dict[str, float]:
     """The learning rate of each optimizer that a sweep of the task with a linear schedule picked."""
+    swept, _ = ex.experiments_of(results.runs, results.timings)
     (experiment,) = (
         experiment
-        for experiment in ex.experiments_of(results)
+        for experiment in swept
         if (experiment.task, experiment.schedule, experiment.scale) == (task, "linear", "cpu")
         and experiment.epochs == ex.find_task(task).at("cpu").epochs
     )
@@ -46,7 +47,7 @@ def picked_rates(task: str, results: ex.Results) -> dict[str, float]:
 def write_page(settings: Settings) -> None:
     """All that was measured so far."""
     lines = []
-    for task in settings.tasks:
+    for task in ex.TASKS:
         runs = [ex.read_run(path) for path in sorted((settings.output / "target" / task).glob("*.jsonl"))]
         summaries = {run.header.optimizer: (run, ex.summarize(run)) for run in runs}
         if BASELINE not in summaries:
