@@ -106,6 +106,7 @@ class Block:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _traced_once(solver: Solver, method: str, features: AnyFeatureSet, *args: Any) -> Any:
+    """A method of a solver, traced once for all layers that are alike."""
     return getattr(solver, method)(features, *args)
 
 
