@@ -1,11 +1,11 @@
 """What each optimizer starts from on each task.
 
 Learning rates on MNIST, with one hidden layer, and the larger tasks, at the scale of a CPU, are those that sweeps with
-a linear decay picked (`results/`); Adam has AdamW's, and LNB's forms have that of `lnb-auto`. On digits and the factorization they are the
-best on seed 0 of a grid, two or three to a decade, that goes on past the best to both sides. The rate and ridge of the
-paper's LNB are its own on MNIST, the best of {0.25, 0.5} x {0.1, 1} on digits, the textbook's step on the
-factorization, and a first guess on the larger tasks. At the paper's scale AdamW's settings are those of the networks'
-sources, and the others' those of the small scale: a sweep finds better ones.
+a linear decay picked (`results/`); Adam has AdamW's, and LNB's forms have that of `lnb-auto`. On digits and the
+factorization they are the best on seed 0 of a grid, two or three to a decade, that goes on past the best to both sides.
+The rate and ridge of the paper's LNB are its own on MNIST, the best of {0.25, 0.5} x {0.1, 1} on digits, the textbook's
+step on the factorization, and a first guess on the larger tasks. At the paper's scale AdamW's settings are those of the
+networks' sources, and the others' those of the small scale: a sweep finds better ones.
 """
 
 from __future__ import annotations
