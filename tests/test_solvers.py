@@ -2,6 +2,7 @@
 
 import re
 from math import prod
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
+from lnb._blocks import plan_blocks
+from lnb._moments import inverse_of_diagonal, solve_whitened
 from lnb._solvers._factor import sweep_inverse
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -48,6 +51,7 @@ PARAMS = {
     "top": normal(3, 5),
     "tied": {"weight": normal(5, 2), "bias": normal(2), "back": normal(5)},
 }
+LOOKED_UP = np.arange(30) % 7
 
 
 def evaluate(x, params=PARAMS):
@@ -297,6 +301,56 @@ def test_sweeping_a_positive_definite_matrix_gives_its_inverse(seed, groups, siz
     matrix = np.einsum("gni,gnj->gij", x, x) + 0.1 * np.eye(size)
     inverse = np.linalg.inv(matrix)
     np.testing.assert_allclose(sweep_inverse(jnp.asarray(matrix)), inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
+
+
+@pytest.mark.usefixtures("x64")
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2), st.booleans())
+def test_whitening_solves_with_the_dense_metric(seed, groups, inputs, outputs, rank, has_bias):
+    random = np.random.default_rng(seed)
+    diagonal, mean = random.uniform(0.5, 2, (groups, inputs)), random.standard_normal((groups, inputs))
+    factor, share = 0.3 * random.standard_normal((groups, inputs, rank)), random.uniform(0.2, 1)
+    covariance = np.linalg.inv(np.eye(inputs) / diagonal[:, :, None] - factor @ factor.transpose(0, 2, 1))
+    metric = covariance
+    if has_bias:
+        column = share * mean[:, :, None]
+        top = np.concatenate([covariance + column * mean[:, None, :], column], axis=2)
+        last = np.concatenate([column.transpose(0, 2, 1), np.full((groups, 1, 1), share)], axis=2)
+        metric = np.concatenate([top, last], axis=1)
+    gradient = random.standard_normal((groups, inputs + has_bias, outputs))
+    wanted = np.linalg.solve(metric, gradient)
+    inverse = inverse_of_diagonal(jnp.asarray(diagonal), jnp.asarray(factor) if rank else None)
+    features = SimpleNamespace(has_bias=has_bias, bias_share=share)
+    theta, squared = solve_whitened(inverse, features, jnp.asarray(mean), jnp.asarray(gradient))
+    size = np.abs(wanted).max()
+    np.testing.assert_allclose(theta, wanted, rtol=0, atol=1e-9 * size)
+    np.testing.assert_allclose(squared, (wanted * gradient).sum((1, 2)), rtol=0, atol=1e-9 * size)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [lnb.auto(), lnb.LowRank(2), lnb.Cholesky(), lnb.Diagonal(), lnb.CG()],
+    ids=["auto", "LowRank", "Cholesky", "Diagonal", "CG"],
+)
+def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
+    """Of layers with and without a bias, tied ones, and groups: the channels of a scale, single elements."""
+    params = {**jax.tree.map(jnp.asarray, PARAMS), "scale": jnp.ones(4), "shift": jnp.zeros(4), "table": normal(7, 4)}
+
+    def scaled(params, x):
+        return loss_fn(params, (x + jnp.asarray(params["table"])[LOOKED_UP]) * params["scale"] + params["shift"])
+
+    x = jnp.asarray(normal(30, 4))
+    neurons = lnb.find_neurons(scaled, params, x, strict=True)
+    _, grads, features = neurons.value_and_grad(params, x)
+    assert max(neuron.groups for neuron in neurons) > 1
+    for block in plan_blocks(neurons, solver):
+        statistics, memory = block.init()
+        steps = jnp.zeros((), jnp.int32)
+        renewed = block.renew(features, statistics, steps, True)
+        gradients = [neuron.pack(grads) for neuron in block.neurons]
+        solutions = block.solve(features, renewed, steps, gradients, memory)
+        for solution, gradient in zip(solutions, gradients, strict=True):
+            wanted = (solution.direction * gradient).sum((1, 2))
+            np.testing.assert_allclose(solution.squared, wanted, rtol=1e-9)
 
 
 def test_fewer_samples_are_every_kth(x64):

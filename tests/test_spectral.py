@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._spectral import inner, norm_step, spectral_operations, spectral_step
+from lnb._packed import inner
+from lnb._spectral import norm_step, spectral_operations, spectral_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -68,7 +68,7 @@ def adam_step(optimizer):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_step_holds_no_second_pass():
-    """With the diagonal, the products are Adam's and one a neuron, mu^T w of its bias."""
+    """With the diagonal, the products are Adam's and one a neuron, for its bias."""
     adam, adam_state = adam_step(optax.adam(1e-3))
     step, state = boosting_step(lnb.Diagonal())
     passes = products(adam, PARAMS, adam_state, X)
@@ -102,6 +102,31 @@ def test_layers_of_one_shape_share_their_kernels(solver):
 
     few, many = kernels(5), kernels(10)
     assert many <= 1.1 * few
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(("solver", "arrays"), [(lnb.Diagonal(), 2), (lnb.LowRank(4), 3)], ids=["Diagonal", "LowRank"])
+def test_a_step_of_wide_layers_writes_few_arrays_like_their_weights(solver, arrays):
+    """The gradient and the centered one, and the product with the leading directions: no direction, no look ahead."""
+
+    def wide(layers, x):
+        for weight, bias in layers:
+            x = jnp.tanh(x @ weight + bias)
+        return jnp.mean(jnp.square(x))
+
+    layers = [(jnp.asarray(normal(256, 256, seed=k), jnp.float32), jnp.zeros(256)) for k in range(3)]
+    x = jnp.asarray(normal(16, 256), jnp.float32)
+    neurons = lnb.find_neurons(wide, layers, x)
+    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+
+    def step(layers, state, x):
+        _, grads, features = neurons.value_and_grad(layers, x)
+        updates, state = optimizer.update(grads, state, layers, features=features)
+        return optax.apply_updates(layers, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(layers, optimizer.init(layers), x).compile()
+    weights = sum(weight.nbytes for weight, _ in layers)
+    assert compiled.memory_analysis().temp_size_in_bytes <= (arrays + 0.3) * weights
 
 
 @pytest.mark.usefixtures("standard_promotion")

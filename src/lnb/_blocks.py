@@ -21,8 +21,8 @@ from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import TiedFeatureSet
 from lnb._neuron import Features, Neuron
 from lnb._neurons import Neurons
-from lnb._solvers import CG, AnyFeatureSet, Solver, Sylvester
-from lnb._spectral import inner, norm_step, spectral_operations, spectral_step
+from lnb._solvers import CG, AnyFeatureSet, Solution, Solver, Sylvester
+from lnb._spectral import norm_step, spectral_operations, spectral_step
 
 SolverChoice = Solver | Callable[[Neuron], Solver]
 
@@ -84,13 +84,12 @@ class Block:
 
     def solve(
         self, features: Features, statistics: Any, steps: Array, gradients: Sequence[Array], memory: Sequence[Any]
-    ) -> tuple[list[Array], tuple[Any, ...]]:
-        """The direction of each neuron, and what the solver remembers of it."""
-        solved = [
+    ) -> list[Solution]:
+        """What the solver makes of each neuron's gradient."""
+        return [
             self._ask("solve", features, statistics, self.count(steps), gradient, remembered)
             for gradient, remembered in zip(gradients, memory, strict=True)
         ]
-        return [direction for direction, _ in solved], tuple(kept for _, kept in solved)
 
     def _ask(self, method: Literal["update", "solve"], features: Features, *args: Any) -> Any:
         """What the solver makes of the features that the neurons read in this batch."""
@@ -110,16 +109,16 @@ def _traced_once(solver: Solver, method: str, features: AnyFeatureSet, *args: An
     return getattr(solver, method)(features, *args)
 
 
-def own_step(neuron: Neuron, direction: Array, gradient: Array) -> tuple[Array, Array]:
+def own_step(neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array, Array]:
     """A neuron's step along its direction, and theta . g of each group.
 
     Every direction of its output has a part in the step where the root that this takes is cheap beside its own pass.
     """
+    direction, squared, _ = solution
     groups, rows, outputs = direction.shape
     own = 6.0 * groups * neuron.samples * rows * outputs
     if min(rows, outputs) > 1 and spectral_operations((groups, rows, outputs)) <= _SPECTRAL_SHARE * own:
         return spectral_step(direction, gradient, neuron.has_bias)
-    squared = inner(direction, gradient, neuron.has_bias)
     # The channels of a scale, groups of one output each, have one length.
     length = squared.sum(keepdims=True) if min(rows, outputs) == 1 else squared
     return norm_step(direction, length, neuron.has_bias), squared

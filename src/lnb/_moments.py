@@ -82,17 +82,45 @@ def ridge_of(solver: Ridged, variance: Array) -> Array:
     return solver.ridge * variance.mean(1, keepdims=True)
 
 
-def solve_whitened(inverse: Callable[[Array], Array], features: FeatureSet, mean: Array, vector: Array) -> Array:
-    """M^-1 v for V [g, i(+1), o]; `inverse` applies S^-1 (with a bias) or M^-1 (without) to [g, i, o]."""
+Inverse = Callable[[Array], tuple[Array, Array]]
+"""Of a symmetric matrix A: from V [g, i, o] to A^-1 v and v . A^-1 v [g]."""
+
+
+def inverse_of_diagonal(diagonal: Array, woodbury: Array | None = None) -> Inverse:
+    """E^-1 - U U^T of E [g, i], 1 for a feature that never varies, and of U [g, i, r], if there is one.
+
+    The length is summed from |v|^2 along the outputs, so that E^-1 v need not be written for it.
+    """
+    scale = jnp.where(diagonal > 0, diagonal, 1)
+
+    def inverse(vector: Array) -> tuple[Array, Array]:
+        solved = vector / scale[:, :, None]
+        squared = (jnp.square(vector).sum(2) / scale).sum(1)
+        if woodbury is None:
+            return solved, squared
+        along = contract("gir,gio->gro", woodbury, vector)
+        return solved - contract("gir,gro->gio", woodbury, along), squared - jnp.square(along).sum((1, 2))
+
+    return inverse
+
+
+def solve_whitened(inverse: Inverse, features: FeatureSet, mean: Array, vector: Array) -> tuple[Array, Array]:
+    """M^-1 v and v . M^-1 v [g] for V [g, i(+1), o]; `inverse` is S's (with a bias) or M's (without).
+
+    Of arrays like the weights, large beside the features of a batch, only g_w - mu g_b is written.
+    """
     if not features.has_bias:
         return inverse(vector)
     weight, bias = vector[:, :-1], vector[:, -1:]
-    weight = inverse(weight - mean[:, :, None] * bias)
-    bias = bias / features.bias_share - contract("gi,gio->go", mean, weight)[:, None]
-    return jnp.concatenate([weight, bias], axis=1)
+    centered = _centered(weight, mean, bias)
+    weight, squared = inverse(centered)
+    mean, _ = inverse(mean[:, :, None])
+    below = bias / features.bias_share - contract("gij,gio->gjo", mean, centered)
+    return jnp.concatenate([weight, below], axis=1), squared + jnp.square(bias).sum((1, 2)) / features.bias_share
 
 
-def solve_diagonal(features: FeatureSet, mean: Array, diagonal: Array, vector: Array) -> Array:
-    """P v with `diagonal` [g, i] for S; 1 for a feature that never varies."""
-    scale = jnp.where(diagonal > 0, diagonal, 1)[:, :, None]
-    return solve_whitened(lambda weight: weight / scale, features, mean, vector)
+def _centered(weight: Array, mean: Array, bias: Array) -> Array:
+    """g_w - mu g_b, of a single group without the axis of groups: XLA would write it with and without."""
+    if len(weight) == 1:
+        return (weight[0] - mean[0][:, None] * bias[0])[None]
+    return weight - mean[:, :, None] * bias

@@ -28,21 +28,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._linear_maps import contract
+from lnb._packed import inner, rows_of
 
 # The polynomials of degree 5 that bring all of [0.01, 1] nearest to 1, each on what the one before leaves (Amsel et
 # al., 2025, algorithm 1): singular values above 0.01 of the Frobenius norm end within [0.73, 1.27].
 _COEFFICIENTS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
-
-
-def inner(direction: Array, gradient: Array, bias: bool = False) -> Array:
-    """theta . g of each group, [g].
-
-    Args:
-        direction, gradient: [g, i(+1), o].
-        bias: whether the last row is a bias that XLA need not join to the weights.
-    """
-    rows = zip(rows_of(direction, bias), rows_of(gradient, bias), strict=True)
-    return reduce(jnp.add, [contract("gio,gio->g", first, second) for first, second in rows])
 
 
 @partial(jax.jit, static_argnames="bias")  # layers of one shape are traced once
@@ -122,11 +112,6 @@ def spectral_operations(shape: tuple[int, int, int]) -> float:
     groups, inputs, outputs = shape
     side = min(inputs, outputs)
     return groups * side**2 * (4.0 * max(inputs, outputs) + 2.0 * (4 * len(_COEFFICIENTS) - 3) * side)
-
-
-def rows_of(packed: Array, bias: bool) -> list[Array]:
-    """Weights [g, i, o] and bias [g, 1, o] of V [g, i(+1), o]."""
-    return [packed[:, :-1], packed[:, -1:]] if bias else [packed]
 
 
 def _reciprocal_root(length: float, squared: Array) -> Array:

@@ -15,8 +15,9 @@ from lnb._linear_maps import statistics_dtype
 from lnb._moments import correction
 from lnb._neuron import Features
 from lnb._neurons import Neurons
+from lnb._packed import rows_of
 from lnb._solvers import auto
-from lnb._spectral import inner, norm_step_of_table, rows_of
+from lnb._spectral import norm_step_of_table
 
 Step = Literal["norm", "polyak", "spectral"]
 
@@ -165,11 +166,13 @@ def _boosting(
         del extra
         neurons.check_features(features)
         assert features is not None
-        gradient, average = _as_statistics(updates), None
+        latest = gradient = _as_statistics(updates)
+        average = None
         if gradient_decay:
-            gradient, average = _look_ahead(gradient, state.average, state.step, gradient_decay, nesterov)
+            gradient, average = _look_ahead(latest, state.average, state.step, gradient_decay, nesterov)
         gradients, treedef = jax.tree.flatten(gradient)
-        solved = _solve(neurons, blocks, gradients, features, state, step == "spectral")
+        finite = _is_finite(neurons, blocks, jax.tree.leaves(latest))
+        solved = _solve(neurons, blocks, gradients, features, state, finite, step == "spectral")
         directions, finite = solved.directions, solved.finite
         if step != "spectral":
             squared = solved.squared
@@ -217,6 +220,14 @@ def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nestero
     return weighted(share_old, share_new), weighted(decay, 1 - decay)
 
 
+def _is_finite(neurons: Neurons, blocks: Sequence[Block], gradients: Sequence[Array]) -> Array:
+    """Whether all gradients are; a feature that is not leaves its weight's gradient not finite either."""
+    weights = [
+        rows_of(neuron.pack_leaves(gradients), neuron.has_bias)[0] for block in blocks for neuron in block.neurons
+    ]
+    return all_finite([*weights, *neurons.identity_parts(gradients).values()])
+
+
 class _Solved(NamedTuple):
     directions: list[Array]  # one for each leaf
     statistics: tuple[Any, ...]  # as they were, if the batch is not finite
@@ -231,31 +242,25 @@ def _solve(
     gradients: Sequence[Array],
     features: Features,
     state: LNBState,
+    finite: Array,
     spread_out: bool,
 ) -> _Solved:
-    """The directions of all leaves (Algorithm 2, lines 5 to 11), with `spread_out` each neuron's own step already."""
-    packed = [[neuron.pack_leaves(gradients) for neuron in block.neurons] for block in blocks]
-    identity = neurons.identity_parts(gradients)
-    # A feature that is not finite leaves its weight's gradient not finite either.
-    weights = [
-        rows_of(g, neuron.has_bias)[0]
-        for block, of_block in zip(blocks, packed, strict=True)
-        for neuron, g in zip(block.neurons, of_block, strict=True)
-    ]
-    finite = all_finite([*weights, *identity.values()])
+    """The directions of all leaves (Algorithm 2, lines 5 to 11), with `spread_out` each neuron's own step already.
+
+    `finite` tells whether the batch's gradients are.
+    """
     parts, squares, statistics, memory = [], [], [], []
-    for block, own, old, remembered in zip(blocks, packed, state.statistics, state.memory, strict=True):
+    for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
+        own = [neuron.pack_leaves(gradients) for neuron in block.neurons]
         renewed = block.renew(features, old, state.step, finite)
-        solved, kept = block.solve(features, renewed, state.step, own, remembered)
+        solutions = block.solve(features, renewed, state.step, own, remembered)
         statistics.append(renewed)
-        memory.append(kept)
-        for neuron, direction, gradient in zip(block.neurons, solved, own, strict=True):
-            if spread_out:
-                direction, squared = own_step(neuron, direction, gradient)
-            else:
-                squared = inner(direction, gradient, neuron.has_bias)
+        memory.append(tuple(solution.memory for solution in solutions))
+        for neuron, solution, gradient in zip(block.neurons, solutions, own, strict=True):
+            direction, squared = own_step(neuron, solution, gradient) if spread_out else solution[:2]
             parts.append(neuron.unpack_leaves(direction))
             squares.append(squared)
+    identity = neurons.identity_parts(gradients)
     parts.append({leaf: norm_step_of_table(g) if spread_out else g for leaf, g in identity.items()})
     squares += [jnp.vdot(g, g)[None] for g in identity.values()]
     directions = neurons.sum_parts(parts)

@@ -6,5 +6,6 @@ from lnb._solvers._cholesky import Cholesky as Cholesky
 from lnb._solvers._diagonal import Diagonal as Diagonal
 from lnb._solvers._low_rank import LowRank as LowRank
 from lnb._solvers._solver import AnyFeatureSet as AnyFeatureSet
+from lnb._solvers._solver import Solution as Solution
 from lnb._solvers._solver import Solver as Solver
 from lnb._solvers._sylvester import Sylvester as Sylvester

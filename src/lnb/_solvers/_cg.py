@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
-from lnb._solvers._solver import AnyFeatureSet, check_count, check_range
+from lnb._moments import Moments, average, corrected, inverse_of_diagonal, ridge_of, shrunk_variance, solve_whitened
+from lnb._packed import inner
+from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class CG:
         count: Array,
         gradient: Array,
         memory: Any,
-    ) -> tuple[Array, Any]:
+    ) -> Solution:
         """`steps` iterations from the previous direction."""
         precondition, ridge = self._preconditioner(features, statistics, count)
 
@@ -111,7 +112,7 @@ class CG:
             conditioned = precondition(residual)
             previous, slope = slope, _inner(residual, conditioned)
             conjugate = conditioned + _divide(slope, previous) * conjugate
-        return solution, solution
+        return Solution(solution, inner(solution, gradient, features.has_bias), solution)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """Two sums over the features; `steps + 1` products with the batch's metric."""
@@ -127,7 +128,8 @@ class CG:
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
         variance = shrunk_variance(features, mean, square, self.shrinkage)
-        return lambda vector: solve_diagonal(features, mean, variance, vector), ridge_of(self, variance)
+        inverse = inverse_of_diagonal(variance)
+        return lambda vector: solve_whitened(inverse, features, mean, vector)[0], ridge_of(self, variance)
 
 
 def _on_weights(features: AnyFeatureSet, vector: Array) -> Array:

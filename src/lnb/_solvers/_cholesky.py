@@ -19,8 +19,9 @@ from jax import Array
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import average, corrected, ridge_of, solve_whitened
-from lnb._solvers._factor import inverse
-from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
+from lnb._packed import inner
+from lnb._solvers import _factor
+from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
 
 class Gram(NamedTuple):
@@ -100,7 +101,7 @@ class Cholesky:
             shifted = jnp.maximum(gram, floor) + ridge
             return 1 / jnp.where(shifted > 0, shifted, 1)
         eye = jnp.eye(features.inputs, dtype=gram.dtype)
-        return inverse(gram + (floor + ridge)[:, :, None] * eye)
+        return _factor.inverse(gram + (floor + ridge)[:, :, None] * eye)
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
         """Nothing."""
@@ -115,18 +116,20 @@ class Cholesky:
         count: Array,
         gradient: Array,
         memory: Any,
-    ) -> tuple[Array, Any]:
+    ) -> Solution:
         """One product with the inverse."""
         del arrays
         assert isinstance(features, FeatureSet)
 
-        def solve(weight: Array) -> Array:
+        def inverse(vector: Array) -> tuple[Array, Array]:
             if features.has_diagonal_gram:
-                return weight * statistics.inverse[:, :, None]
-            return contract("gij,gjo->gio", statistics.inverse, weight)
+                solved = vector * statistics.inverse[:, :, None]
+            else:
+                solved = contract("gij,gjo->gio", statistics.inverse, vector)
+            return solved, inner(solved, vector)
 
         mean = corrected(statistics.mean, self.decay**self.every, count)
-        return solve_whitened(solve, features, mean, gradient), memory
+        return Solution(*solve_whitened(inverse, features, mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The Gram matrix and its inverse; one product with it."""

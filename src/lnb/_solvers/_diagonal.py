@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._moments import Moments, average, corrected, ridge_of, shrunk_variance, solve_diagonal
-from lnb._solvers._solver import AnyFeatureSet, check_range, check_share
+from lnb._moments import Moments, average, corrected, inverse_of_diagonal, ridge_of, shrunk_variance, solve_whitened
+from lnb._solvers._solver import AnyFeatureSet, Solution, check_range, check_share
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,15 @@ class Diagonal:
         count: Array,
         gradient: Array,
         memory: Any,
-    ) -> tuple[Array, Any]:
+    ) -> Solution:
         """P g."""
         del arrays
         assert isinstance(features, FeatureSet)
         mean = corrected(statistics.mean, self.mean_decay, count)
         square = corrected(statistics.square, self.square_decay, count)
         variance = shrunk_variance(features, mean, square, self.shrinkage)
-        return solve_diagonal(features, mean, variance + ridge_of(self, variance), gradient), memory
+        inverse = inverse_of_diagonal(variance + ridge_of(self, variance))
+        return Solution(*solve_whitened(inverse, features, mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """Two sums over the features; a division, centered before and after."""

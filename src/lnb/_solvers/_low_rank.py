@@ -29,9 +29,9 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import ridge_of, solve_whitened, variance_of
+from lnb._moments import inverse_of_diagonal, ridge_of, solve_whitened, variance_of
 from lnb._solvers._factor import inverse_factor
-from lnb._solvers._solver import AnyFeatureSet, check_count, check_range, check_share
+from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
 
 class LowRankStatistics(NamedTuple):
@@ -131,22 +131,17 @@ class LowRank:
         count: Array,
         gradient: Array,
         memory: Any,
-    ) -> tuple[Array, Any]:
+    ) -> Solution:
         """Woodbury's identity."""
         del arrays, count
         assert isinstance(features, FeatureSet)
-        diagonal, factor = self._diagonal(features, statistics)[:, :, None], statistics.factor
-        if factor.shape[2] == 0:
-            return solve_whitened(lambda weight: weight / diagonal, features, statistics.mean, gradient), memory
-        scaled = factor / diagonal
-        inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
-        woodbury = contract("gir,gsr->gis", scaled, inverse_factor(inner))  # V
-
-        def inverse(weight: Array) -> Array:
-            along = contract("gir,gio->gro", woodbury, weight)
-            return weight / diagonal - contract("gir,gro->gio", woodbury, along)
-
-        return solve_whitened(inverse, features, statistics.mean, gradient), memory
+        diagonal, factor, woodbury = self._diagonal(features, statistics), statistics.factor, None
+        if factor.shape[2] > 0:
+            scaled = factor / diagonal[:, :, None]
+            inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
+            woodbury = contract("gir,gsr->gis", scaled, inverse_factor(inner))  # V
+        inverse = inverse_of_diagonal(diagonal, woodbury)
+        return Solution(*solve_whitened(inverse, features, statistics.mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """The products with the batch and with the factor; V, and two products with it."""

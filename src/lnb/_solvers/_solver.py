@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
@@ -11,6 +11,14 @@ from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
 
 AnyFeatureSet = FeatureSet | TiedFeatureSet | EquationFeatureSet
+
+
+class Solution(NamedTuple):
+    """What a solver makes of a neuron's gradient."""
+
+    direction: Array  # theta [g, i(+1), o]
+    squared: Array  # theta . g [g]
+    memory: Any
 
 
 class Solver(Protocol):
@@ -54,8 +62,8 @@ class Solver(Protocol):
         count: Array,
         gradient: Array,
         memory: Any,
-    ) -> tuple[Array, Any]:
-        """The direction theta for a gradient, both [g, i(+1), o], and the new memory."""
+    ) -> Solution:
+        """The direction for a gradient g [g, i(+1), o], and the new memory."""
         ...
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:

@@ -24,10 +24,11 @@ from jax import Array
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
 from lnb._linear_maps import contract
 from lnb._moments import average, corrected
+from lnb._packed import inner
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._diagonal import Diagonal
 from lnb._solvers._low_rank import LowRank
-from lnb._solvers._solver import AnyFeatureSet, Solver, check_count, check_range, check_share
+from lnb._solvers._solver import AnyFeatureSet, Solution, Solver, check_count, check_range, check_share
 
 
 class Side(NamedTuple):
@@ -133,7 +134,7 @@ class Sylvester:
         count: Array,
         gradient: Array,
         memory: Any,
-    ) -> tuple[Array, Any]:
+    ) -> Solution:
         """The solution in the eigenvectors; the gradient is [1, i(+1), o(+1)], see `TiedFeatureSet`."""
         del arrays
         assert isinstance(features, TiedFeatureSet)
@@ -154,7 +155,8 @@ class Sylvester:
         below = below / (share * features.first.bias_share) - contract("i,io->o", mean_rows, weight)
         beside = beside / (other * features.second.bias_share) - contract("io,o->i", weight, mean_columns)[:, None]
         corner = jnp.zeros((below.shape[0], beside.shape[1]), weight.dtype)
-        return jnp.block([[weight, beside], [below, corner]])[None], memory
+        direction = jnp.block([[weight, beside], [below, corner]])[None]
+        return Solution(direction, inner(direction, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """Two Gram matrices and their eigenvectors; two changes of basis."""
