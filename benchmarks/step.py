@@ -89,6 +89,8 @@ class Settings:
     """Names of optimizers, "kfac" among them; the first is what the others are compared with."""
     rounds: int = 5
     """Rounds of ten steps of each optimizer."""
+    compilations: int = 3
+    """How often each optimizer's step is compiled, in turns; the median counts."""
     output: Path = RESULTS
     """Folder of the records and of `step.md`, the page about all of them."""
 
@@ -192,10 +194,14 @@ def _bytes(tree: Any) -> int:
 def measure(name: str, settings: Settings) -> list[Cost]:
     """The cost of a step of each optimizer on one network."""
     network = NETWORKS[name]()
-    # The first compilation of a process costs more than the next ones: it is one for nobody.
-    _, *contestants = (
-        Contestant(optimizer, network, LOGITS.get(name)) for optimizer in (settings.optimizers[0], *settings.optimizers)
-    )
+    logits = LOGITS.get(name)
+    Contestant(settings.optimizers[0], network, logits)  # a process's first compilation costs more: it is nobody's
+    seconds, contestants = [], []
+    for _ in range(settings.compilations):
+        contestants = [Contestant(optimizer, network, logits) for optimizer in settings.optimizers]
+        seconds.append([contestant.compile_seconds for contestant in contestants])
+    for contestant, compile_seconds in zip(contestants, np.median(seconds, axis=0), strict=True):
+        contestant.compile_seconds = float(compile_seconds)
     for contestant in contestants:  # the first steps renew all statistics, and the caches are cold
         for _ in range(CYCLE):
             contestant.run()
@@ -260,9 +266,13 @@ def write_page(folder: Path) -> None:
                 f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.kernels:,} "
                 f"| {cost.memory / first.memory:.2f} | {cost.state:.2f} |"
             )
-        rounds, versions = records[name]["rounds"], environment["versions"]
-        took = f"{rounds} round{'' if rounds == 1 else 's'}"
-        lines += ["", f"{environment['cpus']} CPUs, JAX {versions['jax']}, {took}.", ""]
+        rounds, compilations = records[name]["rounds"], records[name]["compilations"]
+        lines += [
+            "",
+            f"{environment['cpus']} CPUs, JAX {environment['versions']['jax']}; rounds: {rounds}, "
+            f"compilations of each: {compilations}.",
+            "",
+        ]
     (folder / "step.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -293,6 +303,7 @@ def main() -> None:
         record = {
             "environment": describe_environment(),
             "rounds": settings.rounds,
+            "compilations": settings.compilations,
             "costs": [asdict(cost) for cost in costs],
         }
         (settings.output / f"step-{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
