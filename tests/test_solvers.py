@@ -294,7 +294,7 @@ def test_lapack_is_called_for_single_small_matrices_alone_on_the_cpu(make, calls
 
 
 @pytest.mark.usefixtures("x64")
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 100))
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 100) | st.integers(190, 200) | st.just(300))
 def test_sweeping_a_positive_definite_matrix_gives_its_inverse(seed, groups, size):
     random = np.random.default_rng(seed)
     x = random.standard_normal((groups, size + 3, size)) * np.geomspace(1, 10, size)

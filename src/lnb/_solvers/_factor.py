@@ -18,8 +18,7 @@ from jax.scipy.linalg import cho_solve
 
 from lnb._linear_maps import contract
 
-_BLOCK = 32  # columns that are eliminated together
-_SINGLE = 32  # the largest matrix whose columns are eliminated one by one
+_BLOCKS = (96, 32)  # how many columns are eliminated together
 
 
 def inverse(matrix: Array) -> Array:
@@ -51,18 +50,18 @@ def sweep_inverse(matrix: Array) -> Array:
 
         [[A_11, A_12], [A_12^T, A_22]]  ->  [[A_22 - A_12^T P A_12, (P A_12)^T], [P A_12, -P]]
 
-    brings the next block to its place, and leaves -A^-1 when all have been first.
+    brings the next block to its place, and leaves -A^-1 when all have been first. Wide blocks pass over the matrix less
+    often, and are inverted by narrower ones.
 
     >>> jnp.round(sweep_inverse(jnp.array([[[2.0, 1.0], [1.0, 1.0]]])), 5).tolist()
     [[[1.0, -1.0], [-1.0, 2.0]]]
     """
     size = matrix.shape[-1]
-    if size <= _SINGLE:
-        return -lax.fori_loop(0, size, lambda _, matrix: _eliminate(matrix, 1), matrix)
-    beyond = -size % _BLOCK
+    width = next((block for block in _BLOCKS if 2 * block <= size), 1)
+    beyond = -size % width
     padded = jnp.pad(matrix, ((0, 0), (0, beyond), (0, beyond)))
     padded = padded + jnp.diag(jnp.arange(size + beyond) >= size).astype(matrix.dtype)
-    swept = lax.fori_loop(0, (size + beyond) // _BLOCK, lambda _, matrix: _eliminate(matrix, _BLOCK), padded)
+    swept = lax.fori_loop(0, (size + beyond) // width, lambda _, matrix: _eliminate(matrix, width), padded)
     return -swept[:, :size, :size]
 
 
