@@ -47,6 +47,5 @@ def test_the_step_holds_no_second_pass():
         return str(jax.make_jaxpr(function)(*arguments)).count("preferred_element_type")
 
     plain = products(jax.value_and_grad(loss_fn), params, x)
-    # The whitening's own are small: a mean with the weights for each neuron, and for each parameter its part of z.
-    own = len(neurons) + len(jax.tree.leaves(params))
+    own = len(neurons)  # of the whitened mean with the gradient, for the bias
     assert products(step, params, optimizer.init(params), x) == plain + own

@@ -95,6 +95,6 @@ class Diagonal:
         return Solution(*solve_whitened(inverse, features, mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
-        """Two sums over the features; a division, centered before and after."""
+        """Two sums over the features; centered and divided, with the bias's product and the length."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
-        return 3.0 * g * n * i, 8.0 * g * i * outputs
+        return 3.0 * g * n * i, 7.0 * g * i * outputs

@@ -144,10 +144,10 @@ class LowRank:
         return Solution(*solve_whitened(inverse, features, statistics.mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
-        """The products with the batch and with the factor; V, and two products with it."""
+        """The products with the batch and with the factor; V, two products with it, and the diagonal's part."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
         rank = self._rank_of(features) if isinstance(features, FeatureSet) else self.rank
-        return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 2) + 4.0 * rank**2)
+        return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 7) + 4.0 * rank**2)
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
