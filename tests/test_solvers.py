@@ -51,7 +51,6 @@ PARAMS = {
     "top": normal(3, 5),
     "tied": {"weight": normal(5, 2), "bias": normal(2), "back": normal(5)},
 }
-LOOKED_UP = np.arange(30) % 7
 
 
 def evaluate(x, params=PARAMS):
@@ -336,7 +335,9 @@ def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
     params = {**jax.tree.map(jnp.asarray, PARAMS), "scale": jnp.ones(4), "shift": jnp.zeros(4), "table": normal(7, 4)}
 
     def scaled(params, x):
-        return loss_fn(params, (x + jnp.asarray(params["table"])[LOOKED_UP]) * params["scale"] + params["shift"])
+        return loss_fn(
+            params, (x + jnp.asarray(params["table"])[np.arange(30) % 7]) * params["scale"] + params["shift"]
+        )
 
     x = jnp.asarray(normal(30, 4))
     neurons = lnb.find_neurons(scaled, params, x, strict=True)

@@ -42,9 +42,9 @@ def products(step, *args):
     return len(re.findall(r"= \w+\[\d[^ ]* dot\(", program))
 
 
-def boosting_step(solver):
+def boosting_step(solver, loss_fn=loss_fn, params=PARAMS, x=X):
     """A step, and what it starts from."""
-    neurons = lnb.find_neurons(loss_fn, PARAMS, X, strict=True)
+    neurons = lnb.find_neurons(loss_fn, params, x, strict=True)
     optimizer = lnb.lnb(neurons, 0.1, solver=solver)
 
     def step(params, state, x):
@@ -52,7 +52,18 @@ def boosting_step(solver):
         updates, state = optimizer.update(grads, state, params, features=features)
         return optax.apply_updates(params, updates), state, value
 
-    return step, optimizer.init(PARAMS)
+    return step, optimizer.init(params)
+
+
+def layers_of(width, depth):
+    """Square layers, with biases."""
+    return [(jnp.asarray(normal(width, width, seed=k), jnp.float32), jnp.zeros(width)) for k in range(depth)]
+
+
+def perceptron_loss(layers, x):
+    for weight, bias in layers:
+        x = jnp.tanh(x @ weight + bias)
+    return jnp.mean(jnp.square(x))
 
 
 def adam_step(optimizer):
@@ -82,23 +93,10 @@ def test_a_step_holds_no_second_pass():
 def test_layers_of_one_shape_share_their_kernels(solver):
     """A network twice as deep has hardly more to compile."""
 
-    def deep(layers, x):
-        for weight, bias in layers:
-            x = jnp.tanh(x @ weight + bias)
-        return jnp.mean(jnp.square(x))
-
     def kernels(depth):
-        layers = [(jnp.asarray(normal(8, 8, seed=k), jnp.float32), jnp.zeros(8)) for k in range(depth)]
-        neurons = lnb.find_neurons(deep, layers, X)
-        optimizer = lnb.lnb(neurons, 0.1, solver=solver)
-
-        def step(layers, state, x):
-            _, grads, features = neurons.value_and_grad(layers, x)
-            updates, state = optimizer.update(grads, state, layers, features=features)
-            return optax.apply_updates(layers, updates), state
-
-        program = jax.jit(step).lower(layers, optimizer.init(layers), X).compile()
-        return distinct_kernels(program.as_text())
+        layers = layers_of(8, depth)
+        step, state = boosting_step(solver, perceptron_loss, layers)
+        return distinct_kernels(jax.jit(step).lower(layers, state, X).compile().as_text())
 
     few, many = kernels(5), kernels(10)
     assert many <= 1.1 * few
@@ -108,23 +106,9 @@ def test_layers_of_one_shape_share_their_kernels(solver):
 @pytest.mark.parametrize(("solver", "arrays"), [(lnb.Diagonal(), 2), (lnb.LowRank(4), 3)], ids=["Diagonal", "LowRank"])
 def test_a_step_of_wide_layers_writes_few_arrays_like_their_weights(solver, arrays):
     """The gradient and the centered one, and the product with the leading directions: no direction, no look ahead."""
-
-    def wide(layers, x):
-        for weight, bias in layers:
-            x = jnp.tanh(x @ weight + bias)
-        return jnp.mean(jnp.square(x))
-
-    layers = [(jnp.asarray(normal(256, 256, seed=k), jnp.float32), jnp.zeros(256)) for k in range(3)]
-    x = jnp.asarray(normal(16, 256), jnp.float32)
-    neurons = lnb.find_neurons(wide, layers, x)
-    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
-
-    def step(layers, state, x):
-        _, grads, features = neurons.value_and_grad(layers, x)
-        updates, state = optimizer.update(grads, state, layers, features=features)
-        return optax.apply_updates(layers, updates), state
-
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(layers, optimizer.init(layers), x).compile()
+    layers, x = layers_of(256, 3), jnp.asarray(normal(16, 256), jnp.float32)
+    step, state = boosting_step(solver, perceptron_loss, layers, x)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(layers, state, x).compile()
     weights = sum(weight.nbytes for weight, _ in layers)
     assert compiled.memory_analysis().temp_size_in_bytes <= (arrays + 0.3) * weights
 

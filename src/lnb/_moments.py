@@ -107,7 +107,8 @@ def inverse_of_diagonal(diagonal: Array, woodbury: Array | None = None) -> Inver
 def solve_whitened(inverse: Inverse, features: FeatureSet, mean: Array, vector: Array) -> tuple[Array, Array]:
     """M^-1 v and v . M^-1 v [g] for V [g, i(+1), o]; `inverse` is S's (with a bias) or M's (without).
 
-    Of arrays like the weights, large beside the features of a batch, only g_w - mu g_b is written.
+    Of arrays like the weights, large beside the features of a batch, it writes only g_w - mu g_b itself, and what
+    `inverse` must.
     """
     if not features.has_bias:
         return inverse(vector)
