@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -124,6 +125,29 @@ def test_half_a_checkpoint_is_none(tmp_path):
     shutil.rmtree(whole)
     with pytest.raises(ex.ExperimentError, match="`output` cannot be read"):
         resumed(tmp_path)
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_in_part(tmp_path, monkeypatch, caplog):
+    run = started(tmp_path, checkpoint_every=5)
+    advance(run, 10)
+
+    def killed(folder):
+        for path in Path(folder).rglob("_CHECKPOINT_METADATA"):
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            advance(run, 15)
+    run.close()
+    again = resumed(tmp_path)
+    assert not caplog.records
+    assert again.training.progress.step == 15
+    advance(again, 20)
+    again.save()
+    assert [path.name for path in again.checkpoints.folder.iterdir()] == ["20"]
+    again.close()
 
 
 def test_nothing_to_go_on_from(tmp_path):

@@ -1,7 +1,7 @@
 """Checkpoints: where a run stands, saved with Orbax so that it can go on after its process has ended.
 
-Orbax writes a checkpoint beside its place and renames it when it is whole, so that whatever moment a process is killed
-at, the newest checkpoint that bears its name is one to go on from.
+Orbax writes a checkpoint beside its place and renames it when it is whole; one that is left behind is moved away before
+it is deleted. So whatever moment a process is killed at, every checkpoint that bears its name is whole.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from lnb.experiments._errors import ExperimentError
 from lnb.experiments._training import Progress
 
 PyTree = Any
+
+LEAVING = "leaving"  # the subfolder to which old checkpoints are moved and in which they are deleted
 
 
 class Checkpoints:
@@ -67,7 +69,9 @@ class Checkpoints:
         args = ocp.args.Composite(arrays=arrays, rest=ocp.args.JsonSave(rest))
         with self._told("written"):
             self._manager.save(progress.step, args=args)
-        self._saved = progress.step
+            self._saved = progress.step
+            if (self.folder / LEAVING).is_dir():
+                shutil.rmtree(self.folder / LEAVING)
 
     def restore(self, like: Progress) -> Progress:
         """The newest checkpoint.
@@ -112,7 +116,10 @@ class Checkpoints:
 
             # A save returns when it is done: a run saves between two steps, with the clock stopped.
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=1,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+                todelete_subdir=LEAVING,
             )
             self._opened = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._opened
