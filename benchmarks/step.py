@@ -103,6 +103,7 @@ class Cost:
         milliseconds: of a step, the mean over the places in a cycle.
         worst: of a step, the slowest place.
         compile_seconds: finding the neurons, tracing and compiling.
+        xla_seconds: of these, what XLA takes to compile the traced step.
         kernels: of the compiled step, equal ones once: what XLA compiles on the CPU.
         memory: bytes that the compiled step needs at its peak, by XLA's account.
         state: bytes of the optimizer's state over those of the parameters.
@@ -113,6 +114,7 @@ class Cost:
     milliseconds: float
     worst: float
     compile_seconds: float
+    xla_seconds: float
     kernels: int
     memory: int
     state: float
@@ -131,7 +133,10 @@ class Contestant:
         self._args = network.args
         step, optimizer = _step(name, network, logits)
         self._state = jax.jit(optimizer.init)(self._params)
-        self.compiled = jax.jit(step, donate_argnums=(0, 1)).lower(self._params, self._state, *self._args).compile()
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(self._params, self._state, *self._args)
+        traced = time.perf_counter()
+        self.compiled = lowered.compile()
+        self.xla_seconds = time.perf_counter() - traced
         self.compile_seconds = time.perf_counter() - start
 
     def run(self) -> None:
@@ -152,6 +157,7 @@ class Contestant:
             float(places.mean()),
             float(places.max()),
             self.compile_seconds,
+            self.xla_seconds,
             distinct_kernels(self.compiled.as_text()),
             peak - memory.alias_size_in_bytes,
             _bytes(self._state) / _bytes(self._params),
@@ -199,9 +205,9 @@ def measure(name: str, settings: Settings) -> list[Cost]:
     seconds, contestants = [], []
     for _ in range(settings.compilations):
         contestants = [Contestant(optimizer, network, logits) for optimizer in settings.optimizers]
-        seconds.append([contestant.compile_seconds for contestant in contestants])
-    for contestant, compile_seconds in zip(contestants, np.median(seconds, axis=0), strict=True):
-        contestant.compile_seconds = float(compile_seconds)
+        seconds.append([(contestant.compile_seconds, contestant.xla_seconds) for contestant in contestants])
+    for contestant, medians in zip(contestants, np.median(seconds, axis=0).tolist(), strict=True):
+        contestant.compile_seconds, contestant.xla_seconds = medians
     for contestant in contestants:  # the first steps renew all statistics, and the caches are cold
         for _ in range(CYCLE):
             contestant.run()
@@ -224,6 +230,7 @@ def show(costs: list[Cost], console: Console) -> None:
         "worst",
         "compile s",
         "/ ",
+        "XLA s",
         "kernels",
         "memory",
         "state",
@@ -237,6 +244,7 @@ def show(costs: list[Cost], console: Console) -> None:
             f"{cost.worst / first.milliseconds:.2f}",
             f"{cost.compile_seconds:.1f}",
             f"{cost.compile_seconds / first.compile_seconds:.1f}",
+            f"{cost.xla_seconds:.1f}",
             f"{cost.kernels:,}",
             f"{cost.memory / first.memory:.2f}",
             f"{cost.state:.2f}",
@@ -255,15 +263,15 @@ def write_page(folder: Path) -> None:
         lines += [
             f"### {name}",
             "",
-            f"| optimizer | ms/step | ratio to {first.optimizer} | worst step | compile s | ratio | kernels "
-            "| memory | state |",
-            "|---|---|---|---|---|---|---|---|---|",
+            f"| optimizer | ms/step | ratio to {first.optimizer} | worst step | compile s | ratio | XLA's s "
+            "| kernels | memory | state |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for cost in costs:
             lines.append(
                 f"| {cost.optimizer} | {cost.milliseconds:.1f} | {cost.milliseconds / first.milliseconds:.2f} "
                 f"| {cost.worst / first.milliseconds:.2f} | {cost.compile_seconds:.1f} "
-                f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.kernels:,} "
+                f"| {cost.compile_seconds / first.compile_seconds:.1f} | {cost.xla_seconds:.1f} | {cost.kernels:,} "
                 f"| {cost.memory / first.memory:.2f} | {cost.state:.2f} |"
             )
         rounds, compilations = records[name]["rounds"], records[name]["compilations"]
