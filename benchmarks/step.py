@@ -222,7 +222,8 @@ def measure(name: str, settings: Settings) -> list[Cost]:
 def show(costs: list[Cost], console: Console) -> None:
     """A table of one network."""
     first = costs[0]
-    table = Table(title=first.network)
+    # Ten columns, in the 80 that a terminal has.
+    table = Table(title=first.network, box=None, padding=(0, 1, 0, 0))
     for column in (
         "optimizer",
         "ms/step",
