@@ -21,8 +21,8 @@ Time = Literal["epochs", "seconds"]
 
 _UNITS: dict[Time, str] = {"epochs": "epochs", "seconds": "seconds of training"}
 _SIZE = (6.0, 2.5)  # inches of a panel
-_RESOLUTION = 100
-_COLOURS = 128  # of a picture's palette
+_RESOLUTION = 95
+_COLOURS = 80  # of a picture's palette
 _LOG_RANGE = 10  # a loss that falls by more than this is drawn on a logarithmic scale
 
 
