@@ -20,7 +20,7 @@ from lnb.experiments._training import Progress
 
 PyTree = Any
 
-LEAVING = "leaving"  # the subfolder to which old checkpoints are moved and in which they are deleted
+_LEAVING = "leaving"  # the subfolder to which old checkpoints are moved and in which they are deleted
 
 
 class Checkpoints:
@@ -70,8 +70,8 @@ class Checkpoints:
         with self._told("written"):
             self._manager.save(progress.step, args=args)
             self._saved = progress.step
-            if (self.folder / LEAVING).is_dir():
-                shutil.rmtree(self.folder / LEAVING)
+            if (self.folder / _LEAVING).is_dir():
+                shutil.rmtree(self.folder / _LEAVING)
 
     def restore(self, like: Progress) -> Progress:
         """The newest checkpoint.
@@ -119,7 +119,7 @@ class Checkpoints:
                 max_to_keep=1,
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
-                todelete_subdir=LEAVING,
+                todelete_subdir=_LEAVING,
             )
             self._opened = ocp.CheckpointManager(self.folder.absolute(), options=options)
         return self._opened
