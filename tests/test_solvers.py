@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._blocks import plan_blocks
+from lnb._blocks import Clock, plan_blocks
 from lnb._moments import inverse_of_diagonal, solve_whitened
+from lnb._solvers import _factor
 from lnb._solvers._factor import sweep_inverse
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -345,10 +346,10 @@ def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
     assert max(neuron.groups for neuron in neurons) > 1
     for block in plan_blocks(neurons, solver):
         statistics, memory = block.init()
-        steps = jnp.zeros((), jnp.int32)
-        renewed = block.renew(features, statistics, steps, True)
+        clock = Clock(jnp.zeros((), jnp.int32), jnp.asarray(block.turn, jnp.int32))
+        renewed = block.renew(features, statistics, clock, True)
         gradients = [neuron.pack(grads) for neuron in block.neurons]
-        solutions = block.solve(features, renewed, steps, gradients, memory)
+        solutions = block.solve(features, renewed, gradients, memory)
         for solution, gradient in zip(solutions, gradients, strict=True):
             wanted = (solution.direction * gradient).sum((1, 2))
             np.testing.assert_allclose(solution.squared, wanted, rtol=1e-9)
@@ -367,7 +368,7 @@ def test_fewer_samples_are_every_kth(x64):
 
 
 @pytest.mark.parametrize("solver", [lnb.Diagonal(), lnb.LowRank(16), lnb.Cholesky()])
-def test_operations_are_those_that_xla_counts(solver):
+def test_operations_are_those_that_xla_counts(monkeypatch, solver):
     params, x = (jnp.ones((200, 100)), jnp.ones(100)), jnp.ones((400, 200))
     neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p[0] + p[1]).sum(), params, x)
     features, (_, _, recorded) = neurons[0].features, neurons.value_and_grad(params, x)
@@ -377,11 +378,12 @@ def test_operations_are_those_that_xla_counts(solver):
         return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
     update, solve = solver.operations(features, 100)
+    # An elimination is a loop, whose body XLA counts once: the Gram matrix without its inverse.
+    monkeypatch.setattr(_factor, "inverse", lambda matrix: matrix)
     counted = operations(lambda a, s: solver.update(features, a, s, count), recorded.arrays, statistics)
-    # An elimination is a loop, whose body XLA counts once.
-    assert 0.85 * counted < update < (1.15 if solver.every == 1 else 2) * counted
+    assert 0.85 * counted < update - (200**3 if isinstance(solver, lnb.Cholesky) else 0) < 1.15 * counted
     gradient = jnp.ones((1, 201, 100))
-    counted = operations(lambda s, g: solver.solve(features, recorded.arrays, s, count, g, ()), statistics, gradient)
+    counted = operations(lambda s, g: solver.solve(features, recorded.arrays, s, g, ()), statistics, gradient)
     assert 0.85 * counted < solve < 1.15 * counted
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,25 @@ SolverChoice = Solver | Callable[[Neuron], Solver]
 _SPECTRAL_SHARE = 0.25  # of a neuron's forward and backward pass, three products of [n, i] and [i, o]
 
 
+class Clock(NamedTuple):
+    """When a block renews its statistics: at the first `every` steps, and then at every so many in its turn."""
+
+    steps: Array  # taken before this one
+    turn: Array  # by how many steps it is renewed earlier than at multiples of `every`
+
+    def due(self, every: int) -> Array:
+        """Whether this step renews them. A network changes fastest at first, and old statistics make steps too long."""
+        return (self.steps < every) | (jax.lax.rem(self.steps + self.turn, jnp.int32(every)) == 0)
+
+    def count(self, every: int) -> Array:
+        """How many batches they hold once this step is taken."""
+        if every == 1:
+            return self.steps + 1
+        divisor = jnp.int32(every)
+        turns = jax.lax.div(self.steps + self.turn, divisor) - jax.lax.div(self.turn + (every - 1), divisor)
+        return jnp.where(self.steps < every, self.steps + 1, every + turns)
+
+
 @dataclass(frozen=True)
 class Block:
     """Neurons that read the same features, and are solved with the same statistics of them.
@@ -36,12 +55,12 @@ class Block:
     Fields:
         solver: of all.
         neurons: at least one.
-        offset: by how many steps the statistics are renewed earlier than those of other blocks.
+        turn: of its `Clock`.
     """
 
     solver: Solver
     neurons: tuple[Neuron, ...]
-    offset: int = 0
+    turn: int = 0
 
     @property
     def found(self) -> AnyFeatureSet:
@@ -60,34 +79,24 @@ class Block:
         memory = tuple(self.solver.init_memory(neuron.shape, self.dtype) for neuron in self.neurons)
         return self.solver.init(self.found, self.dtype), memory
 
-    def count(self, steps: Array) -> Array:
-        """How many batches its statistics hold at the step after `steps` others."""
-        every = self.solver.every
-        if every == 1:
-            return steps + 1
-        turns = jax.lax.div(steps + self.offset, jnp.int32(every)) - (every - 1 + self.offset) // every
-        return jnp.where(steps < every, steps + 1, every + turns)
-
-    def renew(self, features: Features, statistics: Any, steps: Array, finite: Array | bool) -> Any:
+    def renew(self, features: Features, statistics: Any, clock: Clock, finite: Array | bool) -> Any:
         """The statistics with this batch in them, if it is finite and it is their turn."""
 
         def update() -> Any:
-            moved = self._ask("update", features, statistics, self.count(steps))
+            moved = self._ask("update", features, statistics, clock.count(self.solver.every))
             # Finite features may have squares that are not.
             return jax.tree.map(lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), moved, statistics)
 
         if self.solver.every == 1:
             return update()
-        # A network changes fastest at first, and statistics of other features than today's make steps too long.
-        due = (steps < self.solver.every) | (jax.lax.rem(steps + self.offset, jnp.int32(self.solver.every)) == 0)
-        return jax.lax.cond(due, update, lambda: statistics)
+        return jax.lax.cond(clock.due(self.solver.every), update, lambda: statistics)
 
     def solve(
-        self, features: Features, statistics: Any, steps: Array, gradients: Sequence[Array], memory: Sequence[Any]
+        self, features: Features, statistics: Any, gradients: Sequence[Array], memory: Sequence[Any]
     ) -> list[Solution]:
         """What the solver makes of each neuron's gradient."""
         return [
-            self._ask("solve", features, statistics, self.count(steps), gradient, remembered)
+            self._ask("solve", features, statistics, gradient, remembered)
             for gradient, remembered in zip(gradients, memory, strict=True)
         ]
 
@@ -135,14 +144,14 @@ def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:
 
 def _in_turn(blocks: Sequence[Block]) -> list[Block]:
     """The blocks, each renewed at the steps at which the others renew least."""
-    load: dict[int, list[float]] = {}  # for each `every`: the operations at each of its offsets
+    load: dict[int, list[float]] = {}  # for each `every`: the operations at each of its turns
     costs = [block.solver.operations(block.found, 1)[0] for block in blocks]
     placed = list(blocks)
     for k in sorted(range(len(blocks)), key=lambda k: -costs[k]):
         turns = load.setdefault(blocks[k].solver.every, [0.0] * blocks[k].solver.every)
-        offset = turns.index(min(turns))
-        turns[offset] += costs[k]
-        placed[k] = replace(blocks[k], offset=offset)
+        turn = turns.index(min(turns))
+        turns[turn] += costs[k]
+        placed[k] = replace(blocks[k], turn=turn)
     return placed
 
 

@@ -11,13 +11,14 @@ diagonal. Without a bias M is the uncentered second moment, and w = M^-1 g.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
+from lnb._packed import row_times
 
 
 class Ridged(Protocol):
@@ -35,25 +36,20 @@ class Ridged(Protocol):
 
 
 class Moments(NamedTuple):
-    """Moving averages of mu and chi, not yet corrected for their start at zero."""
+    """Moving averages of mu and chi."""
 
     mean: Array  # [g, i]
     square: Array  # [g, i]
 
 
-def average(old: Array, new: Array, decay: float) -> Array:
-    """One step of an exponential moving average."""
-    return decay * old + (1 - decay) * new.astype(old.dtype)
+def average(old: Array, new: Array, share: Array) -> Array:
+    """One step of a moving average, in which the new batch has this share."""
+    return (1 - share) * old + share * new.astype(old.dtype)
 
 
-def correction(decay: float, count: Array) -> Array:
-    """What a moving average after `count` steps is multiplied by for its start at zero."""
-    return 1 / (1 - decay ** count.astype(float))
-
-
-def corrected(value: Array, decay: float, count: Array) -> Array:
-    """A moving average after `count` steps, corrected for its start at zero."""
-    return value * correction(decay, count).astype(value.dtype)
+def share_of_batch(decay: float, count: Array, dtype: Any) -> Array:
+    """The share of the last of `count` batches in an exponential average that needs no correction for its start."""
+    return (1 - decay) / (1 - decay ** count.astype(dtype))
 
 
 def variance_of(features: FeatureSet, mean: Array, square: Array) -> Array:
@@ -82,24 +78,30 @@ def ridge_of(solver: Ridged, variance: Array) -> Array:
     return solver.ridge * variance.mean(1, keepdims=True)
 
 
-Inverse = Callable[[Array], tuple[Array, Array]]
-"""Of a symmetric matrix A: from V [g, i, o] to A^-1 v and v . A^-1 v [g]."""
+Inverse = Callable[[Array, Array], tuple[Array, Array, Array]]
+"""Of a symmetric matrix A: from V [g, i, o] and mu [g, i] to A^-1 v, v . A^-1 v [g] and mu^T A^-1 v [g, o]."""
 
 
 def inverse_of_diagonal(diagonal: Array, woodbury: Array | None = None) -> Inverse:
     """E^-1 - U U^T of E [g, i], 1 for a feature that never varies, and of U [g, i, r], if there is one.
 
-    The length is summed from |v|^2 along the outputs, so that E^-1 v need not be written for it.
+    The length is summed from |v|^2 along the outputs, so that E^-1 v need not be written for it, nor for mu's product.
     """
-    scale = jnp.where(diagonal > 0, diagonal, 1)
+    reciprocal = 1 / jnp.where(diagonal > 0, diagonal, 1)
 
-    def inverse(vector: Array) -> tuple[Array, Array]:
-        solved = vector / scale[:, :, None]
-        squared = (jnp.square(vector).sum(2) / scale).sum(1)
+    def inverse(vector: Array, mean: Array) -> tuple[Array, Array, Array]:
+        solved = vector * reciprocal[:, :, None]
+        squared = (jnp.square(vector).sum(2) * reciprocal).sum(1)
+        projected = row_times(mean * reciprocal, vector)
         if woodbury is None:
-            return solved, squared
+            return solved, squared, projected
         along = contract("gir,gio->gro", woodbury, vector)
-        return solved - contract("gir,gro->gio", woodbury, along), squared - jnp.square(along).sum((1, 2))
+        solved = solved - contract("gir,gro->gio", woodbury, along)
+        return (
+            solved,
+            squared - jnp.square(along).sum((1, 2)),
+            projected - row_times(row_times(mean, woodbury), along),
+        )
 
     return inverse
 
@@ -111,12 +113,10 @@ def solve_whitened(inverse: Inverse, features: FeatureSet, mean: Array, vector: 
     `inverse` must.
     """
     if not features.has_bias:
-        return inverse(vector)
+        return inverse(vector, mean)[:2]
     weight, bias = vector[:, :-1], vector[:, -1:]
-    centered = _centered(weight, mean, bias)
-    weight, squared = inverse(centered)
-    mean, _ = inverse(mean[:, :, None])
-    below = bias / features.bias_share - contract("gij,gio->gjo", mean, centered)
+    weight, squared, projected = inverse(_centered(weight, mean, bias), mean)
+    below = bias / features.bias_share - projected[:, None]
     return jnp.concatenate([weight, below], axis=1), squared + jnp.square(bias).sum((1, 2)) / features.bias_share
 
 

@@ -24,3 +24,15 @@ def inner(first: Array, second: Array, bias: bool = False) -> Array:
     """
     rows = zip(rows_of(first, bias), rows_of(second, bias), strict=True)
     return reduce(jnp.add, [contract("gio,gio->g", *pair) for pair in rows])
+
+
+def row_times(row: Array, matrix: Array) -> Array:
+    """v A [.., o] of v [.., i] and A [.., i, o].
+
+    With a second row, of zeros: XLA's CPU backend compiles the product with a single row anew for every layer, and it
+    takes longer.
+    """
+    if row.shape[-1] == 1:
+        return row * matrix[..., 0, :]
+    rows = jnp.pad(row[..., None, :], [(0, 0)] * (row.ndim - 1) + [(0, 1), (0, 0)])
+    return contract("...ki,...io->...ko", rows, matrix)[..., 0, :]

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._linear_maps import contract
-from lnb._packed import inner, rows_of
+from lnb._packed import inner, row_times, rows_of
 
 # The polynomials of degree 5 that bring all of [0.01, 1] nearest to 1, each on what the one before leaves (Amsel et
 # al., 2025, algorithm 1): singular values above 0.01 of the Frobenius norm end within [0.73, 1.27].
@@ -59,24 +59,43 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tupl
     True
     """
     if direction.shape[1] < direction.shape[2]:
-        turn, squared = _turn(contract("gio,gjo->gij", direction, gradient))
-        return contract("gij,gjo->gio", turn, direction), squared
-    rows = rows_of(direction, bias)
-    products = [contract("gio,gip->gop", *pair) for pair in zip(rows, rows_of(gradient, bias), strict=True)]
+        of_group, bias = _step_from_the_left, False
+    else:
+        of_group = _step_from_the_right
+    theta, rows = rows_of(direction, bias), rows_of(gradient, bias)
+    if len(direction) > 1:
+        step, squared = jax.vmap(of_group)(theta, rows)
+    else:  # XLA would compute some arrays twice, with the axis of groups and without
+        step, squared = of_group([part[0] for part in theta], [part[0] for part in rows])
+        step, squared = [part[None] for part in step], squared[None]
+    return jnp.concatenate(step, axis=1), squared
+
+
+def _step_from_the_left(direction: list[Array], gradient: list[Array]) -> tuple[list[Array], Array]:
+    """(theta g^T)^-1/2 theta of theta and g [i(+1), o], and z []."""
+    turn, squared = _turn(contract("io,jo->ij", *direction, *gradient))
+    return [contract("ij,jo->io", turn, *direction)], squared
+
+
+def _step_from_the_right(direction: list[Array], gradient: list[Array]) -> tuple[list[Array], Array]:
+    """theta (theta^T g)^-1/2 of weights [i, o] and, if there are two arrays, a bias [1, o], and z []."""
+    products = [contract("io,ip->op", *pair) for pair in zip(direction, gradient, strict=True)]
     turn, squared = _turn(reduce(jnp.add, products))
-    return jnp.concatenate([contract("gio,gop->gip", part, turn) for part in rows], axis=1), squared
+    return [
+        contract("io,op->ip", part, turn) if len(part) > 1 else row_times(part[0], turn)[None] for part in direction
+    ], squared
 
 
 def _turn(small: Array) -> tuple[Array, Array]:
-    """S^-1/2 of S [g, s, s], or sqrt(s / z) where S is not what has such a root; and its trace z [g]."""
-    size = small.shape[1]
+    """S^-1/2 of S [s, s], or sqrt(s / z) where S is not what has such a root; and its trace z []."""
+    size = len(small)
     eye = jnp.eye(size, dtype=small.dtype)
-    squared = (small * eye).sum((1, 2))
-    scale = _reciprocal_root(1.0, squared)[:, None, None]
+    squared = contract("ij,ij->", small, eye)
+    scale = _reciprocal_root(1.0, squared)
     small = small * jnp.square(scale)
-    turn = _inverse_root(small)
+    turn = _inverse_root(small, eye)
     # The trace of S^1/2 is at most sqrt(s), and the polynomials add up to 1.27 times.
-    trace = contract("gij,gji->g", small, turn)[:, None, None]
+    trace = contract("ij,ji->", small, turn)
     return jnp.where((trace > 0) & (trace < 1.3 * size**0.5), turn, size**0.5 * eye) * scale, squared
 
 
@@ -116,15 +135,14 @@ def spectral_operations(shape: tuple[int, int, int]) -> float:
 
 def _reciprocal_root(length: float, squared: Array) -> Array:
     """length / sqrt(z), and 0 where nothing is left to do."""
-    return jnp.where(squared > 0, length / jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    return jnp.where(squared > 0, length / jnp.sqrt(squared), 0)
 
 
-def _inverse_root(matrix: Array) -> Array:
-    """About S^-1/2 for S [g, s, s] whose eigenvalues lie in [0, 1].
+def _inverse_root(matrix: Array, eye: Array) -> Array:
+    """About S^-1/2 for S [s, s] whose eigenvalues lie in [0, 1].
 
     X <- X p(X^T X) with p(t) = a + b t + c t^2 acts on S = X^T X alone: P <- P p(S), S <- S p(S)^2.
     """
-    eye = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
     product = factor = None
     for a, b, c in _COEFFICIENTS:
         if factor is not None:
@@ -136,4 +154,4 @@ def _inverse_root(matrix: Array) -> Array:
 
 
 def _times(left: Array, right: Array) -> Array:
-    return contract("gij,gjk->gik", left, right)
+    return contract("ij,jk->ik", left, right)

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from lnb._blocks import Block, SolverChoice, all_finite, own_step, plan_blocks, settled
+from lnb._blocks import Block, Clock, SolverChoice, all_finite, own_step, plan_blocks, settled
 from lnb._linear_maps import statistics_dtype
-from lnb._moments import correction
 from lnb._neuron import Features
 from lnb._neurons import Neurons
 from lnb._packed import rows_of
@@ -28,6 +27,7 @@ class LNBState(NamedTuple):
     step: Array  # steps taken, not counting those that were passed over
     skipped: Array  # batches passed over, since they were not finite
     average: Any  # of the gradient, like the parameters, not yet corrected for its start at zero; None without
+    turns: tuple[Array, ...]  # for each block of neurons, of its clock: here, and not compiled in, blocks share kernels
     statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
     memory: tuple[Any, ...]  # one entry for each block of neurons: what its solver remembers of each
     scaling: Any  # of weight decay and learning rate
@@ -149,6 +149,7 @@ def _boosting(
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             average=jax.tree.map(jnp.zeros_like, values) if gradient_decay else None,
+            turns=tuple(jnp.asarray(block.turn, jnp.int32) for block in blocks),
             statistics=statistics,
             memory=memory,
             scaling=scaling.init(values),
@@ -190,6 +191,7 @@ def _boosting(
             step=state.step + jnp.where(finite, 1, 0),
             skipped=state.skipped + jnp.where(finite, 0, 1),
             average=keep(average, state.average),
+            turns=state.turns,
             statistics=solved.statistics,
             memory=keep(solved.memory, state.memory),
             scaling=keep(scaled, state.scaling),
@@ -205,10 +207,10 @@ def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nestero
     As `optax.ema` has it, but under strict type promotion too. Both are written in the old average and the gradient, so
     that neither waits for the other: each is one pass over the parameters.
     """
-    now = correction(decay, steps + 1)
+    now = _correction(decay, steps + 1)
     share_old, share_new = decay * now, (1 - decay) * now
     if nesterov:
-        ahead = decay * correction(decay, steps + 2)
+        ahead = decay * _correction(decay, steps + 2)
         share_old, share_new = decay * ahead, (1 - decay) * ahead + share_new
 
     def weighted(of_old: Any, of_new: Any) -> Any:
@@ -218,6 +220,11 @@ def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nestero
         return jax.tree.map(combine, average, gradient)
 
     return weighted(share_old, share_new), weighted(decay, 1 - decay)
+
+
+def _correction(decay: float, count: Array) -> Array:
+    """What a moving average of `count` gradients is multiplied by for its start at zero."""
+    return 1 / (1 - decay ** count.astype(float))
 
 
 def _is_finite(neurons: Neurons, blocks: Sequence[Block], gradients: Sequence[Array]) -> Array:
@@ -250,10 +257,10 @@ def _solve(
     `finite` tells whether the batch's gradients are.
     """
     parts, squares, statistics, memory = [], [], [], []
-    for block, old, remembered in zip(blocks, state.statistics, state.memory, strict=True):
+    for block, turn, old, remembered in zip(blocks, state.turns, state.statistics, state.memory, strict=True):
         own = [neuron.pack_leaves(gradients) for neuron in block.neurons]
-        renewed = block.renew(features, old, state.step, finite)
-        solutions = block.solve(features, renewed, state.step, own, remembered)
+        renewed = block.renew(features, old, Clock(state.step, turn), finite)
+        solutions = block.solve(features, renewed, own, remembered)
         statistics.append(renewed)
         memory.append(tuple(solution.memory for solution in solutions))
         for neuron, solution, gradient in zip(block.neurons, solutions, own, strict=True):

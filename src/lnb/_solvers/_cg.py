@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._moments import Moments, average, corrected, inverse_of_diagonal, ridge_of, shrunk_variance, solve_whitened
+from lnb._moments import (
+    Moments,
+    average,
+    inverse_of_diagonal,
+    ridge_of,
+    share_of_batch,
+    shrunk_variance,
+    solve_whitened,
+)
 from lnb._packed import inner
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range
 
@@ -71,13 +79,12 @@ class CG:
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """Mu and chi with this batch's moments in them."""
-        del count
         if not isinstance(features, FeatureSet):
             return ()
         mean, square = features.moments(arrays)
         return Moments(
-            average(statistics.mean, mean, self.mean_decay),
-            average(statistics.square, square, self.square_decay),
+            average(statistics.mean, mean, share_of_batch(self.mean_decay, count, statistics.mean.dtype)),
+            average(statistics.square, square, share_of_batch(self.square_decay, count, statistics.square.dtype)),
         )
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> Array:
@@ -89,12 +96,11 @@ class CG:
         features: AnyFeatureSet,
         arrays: Sequence[Array],
         statistics: Any,
-        count: Array,
         gradient: Array,
         memory: Any,
     ) -> Solution:
         """`steps` iterations from the previous direction."""
-        precondition, ridge = self._preconditioner(features, statistics, count)
+        precondition, ridge = self._preconditioner(features, statistics)
 
         def apply(vector: Array) -> Array:
             return features.product(arrays, vector) + _on_weights(features, ridge[:, :, None] * vector)
@@ -119,15 +125,12 @@ class CG:
         g, n, i = features.groups, features.samples, features.inputs
         return 3.0 * g * n * i, (self.steps + 1) * 4.0 * g * n * i * outputs
 
-    def _preconditioner(
-        self, features: AnyFeatureSet, statistics: Any, count: Array
-    ) -> tuple[Callable[[Array], Array], Array]:
+    def _preconditioner(self, features: AnyFeatureSet, statistics: Any) -> tuple[Callable[[Array], Array], Array]:
         """P, and the ridge [g, 1]."""
         if not isinstance(features, FeatureSet):
             return lambda vector: vector, jnp.full((1, 1), self.ridge)
-        mean = corrected(statistics.mean, self.mean_decay, count)
-        square = corrected(statistics.square, self.square_decay, count)
-        variance = shrunk_variance(features, mean, square, self.shrinkage)
+        mean = statistics.mean
+        variance = shrunk_variance(features, mean, statistics.square, self.shrinkage)
         inverse = inverse_of_diagonal(variance)
         return lambda vector: solve_whitened(inverse, features, mean, vector)[0], ridge_of(self, variance)
 

@@ -18,14 +18,14 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import average, corrected, ridge_of, solve_whitened
-from lnb._packed import inner
+from lnb._moments import average, ridge_of, share_of_batch, solve_whitened
+from lnb._packed import inner, row_times
 from lnb._solvers import _factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
 
 class Gram(NamedTuple):
-    """Averages not yet corrected for their start at zero, and the inverse that was last taken of them.
+    """Moving averages, and the inverse that was last taken of them.
 
     A Gram matrix that is diagonal, of an embedding or of single features, is [g, i] wherever this says [g, i, i].
     """
@@ -80,22 +80,23 @@ class Cholesky:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """The averages with this batch in them, inverted."""
         assert isinstance(features, FeatureSet)
-        decay = self.decay**self.every
+        share = share_of_batch(self.decay**self.every, count, statistics.mean.dtype)
         fewer, read = features.thin(arrays, round(1 / self.samples))
         gram, mean = fewer.gram(read)
-        gram = average(statistics.gram, gram.reshape(statistics.gram.shape), decay)
-        mean = average(statistics.mean, mean, decay)
-        return Gram(gram, mean, self._invert(features, corrected(gram, decay, count), corrected(mean, decay, count)))
+        gram = average(statistics.gram, gram.reshape(statistics.gram.shape), share)
+        mean = average(statistics.mean, mean, share)
+        return Gram(gram, mean, self._invert(features, gram, mean))
 
     def _invert(self, features: FeatureSet, gram: Array, mean: Array) -> Array:
         diagonal = features.has_diagonal_gram
-        scale = gram if diagonal else jnp.diagonal(gram, axis1=1, axis2=2)
+        square = gram if diagonal else gram.reshape(len(gram), -1)[:, :: features.inputs + 1]  # chi, the diagonal
         # Rounding may leave a covariance without full rank slightly indefinite.
-        floor = jnp.finfo(gram.dtype).eps * features.inputs * scale.mean(1, keepdims=True)
+        floor = jnp.finfo(gram.dtype).eps * features.inputs * square.mean(1, keepdims=True)
+        variance = square
         if features.has_bias:
-            mean = features.bias_share**0.5 * mean
-            gram = gram - (jnp.square(mean) if diagonal else mean[:, :, None] * mean[:, None, :])
-        variance = gram if diagonal else jnp.diagonal(gram, axis1=1, axis2=2)
+            center = features.bias_share**0.5 * mean
+            variance = square - jnp.square(center)
+            gram = variance if diagonal else gram - center[:, :, None] * center[:, None, :]
         ridge = ridge_of(self, variance)
         if diagonal:
             shifted = jnp.maximum(gram, floor) + ridge
@@ -113,7 +114,6 @@ class Cholesky:
         features: AnyFeatureSet,
         arrays: Sequence[Array],
         statistics: Any,
-        count: Array,
         gradient: Array,
         memory: Any,
     ) -> Solution:
@@ -121,18 +121,17 @@ class Cholesky:
         del arrays
         assert isinstance(features, FeatureSet)
 
-        def inverse(vector: Array) -> tuple[Array, Array]:
+        def inverse(vector: Array, mean: Array) -> tuple[Array, Array, Array]:
             if features.has_diagonal_gram:
                 solved = vector * statistics.inverse[:, :, None]
             else:
                 solved = contract("gij,gjo->gio", statistics.inverse, vector)
-            return solved, inner(solved, vector)
+            return solved, inner(solved, vector), row_times(mean, solved)
 
-        mean = corrected(statistics.mean, self.decay**self.every, count)
-        return Solution(*solve_whitened(inverse, features, mean, gradient), memory)
+        return Solution(*solve_whitened(inverse, features, statistics.mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
-        """The Gram matrix and its inverse; one product with it."""
+        """The Gram matrix and its inverse, of which elimination takes twice as many; one product with it."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
         if isinstance(features, FeatureSet) and features.has_diagonal_gram:
             return 4.0 * g * n, 2.0 * g * i * outputs

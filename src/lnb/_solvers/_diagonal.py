@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._moments import Moments, average, corrected, inverse_of_diagonal, ridge_of, shrunk_variance, solve_whitened
+from lnb._moments import (
+    Moments,
+    average,
+    inverse_of_diagonal,
+    ridge_of,
+    share_of_batch,
+    shrunk_variance,
+    solve_whitened,
+)
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_range, check_share
 
 
@@ -62,13 +70,12 @@ class Diagonal:
 
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
         """Mu and chi with this batch's moments in them."""
-        del count
         assert isinstance(features, FeatureSet)
         fewer, read = features.thin(arrays, round(1 / self.samples))
         mean, square = fewer.moments(read)
         return Moments(
-            average(statistics.mean, mean, self.mean_decay),
-            average(statistics.square, square, self.square_decay),
+            average(statistics.mean, mean, share_of_batch(self.mean_decay, count, statistics.mean.dtype)),
+            average(statistics.square, square, share_of_batch(self.square_decay, count, statistics.square.dtype)),
         )
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
@@ -81,20 +88,18 @@ class Diagonal:
         features: AnyFeatureSet,
         arrays: Sequence[Array],
         statistics: Any,
-        count: Array,
         gradient: Array,
         memory: Any,
     ) -> Solution:
         """P g."""
         del arrays
         assert isinstance(features, FeatureSet)
-        mean = corrected(statistics.mean, self.mean_decay, count)
-        square = corrected(statistics.square, self.square_decay, count)
-        variance = shrunk_variance(features, mean, square, self.shrinkage)
+        mean = statistics.mean
+        variance = shrunk_variance(features, mean, statistics.square, self.shrinkage)
         inverse = inverse_of_diagonal(variance + ridge_of(self, variance))
         return Solution(*solve_whitened(inverse, features, mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
         """Two sums over the features; centered and divided, with the bias's product and the length."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
-        return 3.0 * g * n * i, 7.0 * g * i * outputs
+        return 3.0 * g * n * i, 9.0 * g * i * outputs

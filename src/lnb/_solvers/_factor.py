@@ -9,6 +9,7 @@ two such batches at the same time wait for each other for good.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jax.scipy.linalg import cho_solve
 from lnb._linear_maps import contract
 
 _BLOCKS = (96, 32)  # how many columns are eliminated together
+_ROTATED = 96  # up to this size XLA joins the parts of a rotated matrix in one kernel
 
 
 def inverse(matrix: Array) -> Array:
@@ -32,7 +34,7 @@ def inverse_factor(matrix: Array) -> Array:
     """C^-1 of A = C C^T [g, r, r], with what rounding takes from a matrix without full rank added."""
     size = matrix.shape[-1]
     eye = jnp.asarray(np.eye(size), matrix.dtype)
-    floor = 10 * size * jnp.finfo(matrix.dtype).eps * (matrix * eye).sum((1, 2))[:, None, None]
+    floor = 10 * size * jnp.finfo(matrix.dtype).eps * contract("gij,ij->g", matrix, eye)[:, None, None]
     shifted = matrix + jnp.where(floor > 0, floor, 1) * eye
 
     def factor(a: Array) -> Array:
@@ -46,12 +48,12 @@ def sweep_inverse(matrix: Array) -> Array:
     """A^-1 of symmetric positive definite A [g, i, i] by Gauss-Jordan elimination, a block of columns at a time.
 
     No pivoting is needed where A is positive definite (Higham, 2002, section 14.4). In the symmetric form of the sweep
-    operator (Goodnight, 1979), with the block to eliminate first and its inverse P = A_11^-1,
+    operator (Goodnight, 1979), with the block to eliminate written first and its inverse P = A_11^-1,
 
-        [[A_11, A_12], [A_12^T, A_22]]  ->  [[A_22 - A_12^T P A_12, (P A_12)^T], [P A_12, -P]]
+        [[A_11, A_12], [A_12^T, A_22]]  ->  [[-P, P A_12], [(P A_12)^T, A_22 - A_12^T P A_12]]
 
-    brings the next block to its place, and leaves -A^-1 when all have been first. Wide blocks pass over the matrix less
-    often, and are inverted by narrower ones.
+    for one block after the other leaves -A^-1. Wide blocks pass over the matrix less often, and are inverted by
+    narrower ones.
 
     >>> jnp.round(sweep_inverse(jnp.array([[[2.0, 1.0], [1.0, 1.0]]])), 5).tolist()
     [[[1.0, -1.0], [-1.0, 2.0]]]
@@ -59,22 +61,54 @@ def sweep_inverse(matrix: Array) -> Array:
     size = matrix.shape[-1]
     width = next((block for block in _BLOCKS if 2 * block <= size), 1)
     beyond = -size % width
-    padded = jnp.pad(matrix, ((0, 0), (0, beyond), (0, beyond)))
-    padded = padded + jnp.diag(jnp.arange(size + beyond) >= size).astype(matrix.dtype)
-    swept = lax.fori_loop(0, (size + beyond) // width, lambda _, matrix: _eliminate(matrix, width), padded)
+    if beyond:
+        rest = jnp.diag(jnp.arange(size + beyond) >= size).astype(matrix.dtype)
+        matrix = jnp.pad(matrix, ((0, 0), (0, beyond), (0, beyond))) + rest
+
+    def eliminate(k: Array, matrix: Array) -> Array:
+        return _eliminate_first(matrix, width) if size <= _ROTATED else _eliminate_at(matrix, k * width, width)
+
+    swept = lax.fori_loop(0, (size + beyond) // width, eliminate, matrix)
     return -swept[:, :size, :size]
 
 
-def _eliminate(matrix: Array, width: int) -> Array:
-    """One step of `sweep_inverse`."""
+def _eliminate_first(matrix: Array, width: int) -> Array:
+    """One step of `sweep_inverse` for the first block, which goes to the end: next comes the one after it."""
     pivot, row, rest = matrix[:, :width, :width], matrix[:, :width, width:], matrix[:, width:, width:]
-    inverse = 1 / pivot if width == 1 else sweep_inverse(pivot)
-    scaled = inverse * row if width == 1 else contract("gab,gbj->gaj", inverse, row)
-    column = scaled.transpose(0, 2, 1)
-    rest = rest - (column * row if width == 1 else contract("gai,gaj->gij", scaled, row))
-    return jnp.concatenate(
-        [jnp.concatenate([rest, column], axis=2), jnp.concatenate([scaled, -inverse], axis=2)], axis=1
-    )
+    inverse, scaled = _scaled(pivot, row)
+    rest = rest - _product(scaled, row)
+    top = jnp.concatenate([rest, scaled.transpose(0, 2, 1)], axis=2)
+    return jnp.concatenate([top, jnp.concatenate([scaled, -inverse], axis=2)], axis=1)
+
+
+def _eliminate_at(matrix: Array, start: Array, width: int) -> Array:
+    """One step of `sweep_inverse` for the block that starts there, in place.
+
+    XLA compiles every concatenation that it does not fuse anew, and large ones it does not.
+    """
+    groups, size, _ = matrix.shape
+    zero = jnp.zeros_like(start)
+    rows, columns = (zero, start, zero), (zero, zero, start)
+    write = partial(lax.dynamic_update_slice, allow_negative_indices=False)
+    row = lax.dynamic_slice(matrix, rows, (groups, width, size), allow_negative_indices=False)
+    pivot = lax.dynamic_slice(row, columns, (groups, width, width), allow_negative_indices=False)
+    inverse, scaled = _scaled(pivot, row)
+    scaled = write(scaled, -inverse, columns)
+    matrix = write(matrix - _product(scaled, row), scaled, rows)
+    return write(matrix, scaled.transpose(0, 2, 1), columns)
+
+
+def _scaled(pivot: Array, row: Array) -> tuple[Array, Array]:
+    """P = A_11^-1, and P times the block's rows."""
+    if pivot.shape[-1] == 1:
+        return 1 / pivot, row / pivot
+    inverse = sweep_inverse(pivot)
+    return inverse, contract("gab,gbj->gaj", inverse, row)
+
+
+def _product(scaled: Array, row: Array) -> Array:
+    """(P A_1)^T A_1."""
+    return scaled.transpose(0, 2, 1) * row if row.shape[1] == 1 else contract("gai,gaj->gij", scaled, row)
 
 
 def _each(function: Callable[[Array], Array], matrices: Array) -> Array:

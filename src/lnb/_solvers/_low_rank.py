@@ -29,13 +29,14 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import inverse_of_diagonal, ridge_of, solve_whitened, variance_of
+from lnb._moments import average, inverse_of_diagonal, ridge_of, share_of_batch, solve_whitened, variance_of
+from lnb._packed import row_times
 from lnb._solvers._factor import inverse_factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
 
 class LowRankStatistics(NamedTuple):
-    """Averages that are corrected for their start at zero; memory (r + 2) i a group.
+    """Moving averages; memory (r + 2) i a group.
 
     For features whose Gram matrix is diagonal, `factor` has no columns.
     """
@@ -95,16 +96,16 @@ class LowRank:
         """One power iteration on the averages with this batch in them."""
         assert isinstance(features, FeatureSet)
         features, arrays = features.thin(arrays, round(1 / self.samples))
-        old = _weight_of_past(self.decay**self.every, count, statistics.mean.dtype)
+        share = share_of_batch(self.decay**self.every, count, statistics.mean.dtype)
         mean, square = (
-            old * past + (1 - old) * new for past, new in zip(statistics[:2], features.moments(arrays), strict=True)
+            average(old, new, share) for old, new in zip(statistics[:2], features.moments(arrays), strict=True)
         )
         if statistics.factor.shape[2] == 0:
             return statistics._replace(mean=mean, square=square)
         factor = statistics.factor
         basis = _directions(factor)
-        past = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
-        image = old * past + (1 - old) * _covariance_product(features, arrays, mean, basis)
+        image = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
+        image = average(image, _covariance_product(features, arrays, mean, basis), share)
         small = contract("gir,gis->grs", basis, image)
         return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)))
 
@@ -128,12 +129,11 @@ class LowRank:
         features: AnyFeatureSet,
         arrays: Sequence[Array],
         statistics: Any,
-        count: Array,
         gradient: Array,
         memory: Any,
     ) -> Solution:
         """Woodbury's identity."""
-        del arrays, count
+        del arrays
         assert isinstance(features, FeatureSet)
         diagonal, factor, woodbury = self._diagonal(features, statistics), statistics.factor, None
         if factor.shape[2] > 0:
@@ -147,19 +147,13 @@ class LowRank:
         """The products with the batch and with the factor; V, two products with it, and the diagonal's part."""
         g, n, i = features.groups, features.samples * self.samples, features.inputs
         rank = self._rank_of(features) if isinstance(features, FeatureSet) else self.rank
-        return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 7) + 4.0 * rank**2)
+        return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 9) + 4.0 * rank**2)
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
     """The same each time, and for all groups: constants of the compiled step."""
     directions = np.random.default_rng(0).standard_normal(shape[1:]).astype(dtype)
     return jnp.broadcast_to(jnp.asarray(directions), shape)
-
-
-def _weight_of_past(decay: float, count: Array, dtype: Any) -> Array:
-    """The weight of what an average held before, so that after `count` batches it needs no correction."""
-    base, count = jnp.asarray(decay, dtype), count.astype(dtype)
-    return base * (1 - base ** (count - 1)) / (1 - base**count)
 
 
 def _directions(factor: Array) -> Array:
@@ -174,7 +168,7 @@ def _covariance_product(features: FeatureSet, arrays: Sequence[Array], mean: Arr
     if not features.has_bias:
         return features.product(arrays, basis)
     # [X 1]^T [X 1] [Q 0; -mu^T Q 1]: its columns are X^T X_c Q with 1^T X_c Q below, and X^T 1 beside.
-    projected = contract("gi,gir->gr", mean, basis)[:, None]
+    projected = row_times(mean, basis)[:, None]
     extended = jnp.concatenate([basis, -projected], axis=1)  # [g, i + 1, r]
     product = features.product(arrays, extended)
     return product[:, :-1] - mean[:, :, None] * product[:, -1:]

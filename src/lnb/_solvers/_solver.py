@@ -59,7 +59,6 @@ class Solver(Protocol):
         features: AnyFeatureSet,
         arrays: Sequence[Array],
         statistics: Any,
-        count: Array,
         gradient: Array,
         memory: Any,
     ) -> Solution:

@@ -23,7 +23,7 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import average, corrected
+from lnb._moments import average, share_of_batch
 from lnb._packed import inner
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._diagonal import Diagonal
@@ -32,7 +32,7 @@ from lnb._solvers._solver import AnyFeatureSet, Solution, Solver, check_count, c
 
 
 class Side(NamedTuple):
-    """Averages of one use, not yet corrected for their start at zero, and the eigenvectors last taken of them."""
+    """Moving averages of one use, and the eigenvectors last taken of them."""
 
     gram: Array  # E[x x^T] [i, i], or its diagonal [i]
     mean: Array  # mu [i]
@@ -102,21 +102,20 @@ class Sylvester:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """The averages with this batch in them, and their eigenvectors."""
         assert isinstance(features, TiedFeatureSet)
-        decay = self.decay**self.every
 
         def renew(part: FeatureSet, old: Side) -> Side:
+            share = share_of_batch(self.decay**self.every, count, old.mean.dtype)
             fewer, read = part.thin(arrays, round(1 / self.samples))
             if self._is_diagonal(part):
                 mean, gram = fewer.moments(read)
             else:
                 gram, mean = fewer.gram(read)
-            gram = average(old.gram, gram.reshape(old.gram.shape), decay)
-            mean = average(old.mean, mean[0], decay)
-            now, center = corrected(gram, decay, count), corrected(mean, decay, count)
-            center = part.bias_share**0.5 * center if part.has_bias else jnp.zeros_like(center)
+            gram = average(old.gram, gram.reshape(old.gram.shape), share)
+            mean = average(old.mean, mean[0], share)
+            center = part.bias_share**0.5 * mean if part.has_bias else jnp.zeros_like(mean)
             if self._is_diagonal(part):
-                return Side(gram, mean, jnp.maximum(now - jnp.square(center), 0), old.vectors)
-            values, vectors = jnp.linalg.eigh(now - center[:, None] * center[None, :])
+                return Side(gram, mean, jnp.maximum(gram - jnp.square(center), 0), old.vectors)
+            values, vectors = jnp.linalg.eigh(gram - center[:, None] * center[None, :])
             return Side(gram, mean, jnp.maximum(values, 0), vectors)
 
         return renew(features.first, statistics[0]), renew(features.second, statistics[1])
@@ -131,29 +130,27 @@ class Sylvester:
         features: AnyFeatureSet,
         arrays: Sequence[Array],
         statistics: Any,
-        count: Array,
         gradient: Array,
         memory: Any,
     ) -> Solution:
         """The solution in the eigenvectors; the gradient is [1, i(+1), o(+1)], see `TiedFeatureSet`."""
         del arrays
         assert isinstance(features, TiedFeatureSet)
-        (rows, columns), decay = statistics, self.decay**self.every
+        rows, columns = statistics
         (share, other), i, o = features.shares, features.inputs, features.second.inputs
         right = gradient[0, :i, :o]
         below, beside = gradient[0, i:, :o], gradient[0, :i, o:]  # gradients of the biases [0 or 1, o], [i, 0 or 1]
-        mean_rows, mean_columns = (corrected(side.mean, decay, count) for side in statistics)
         if features.first.has_bias:
-            right = right - mean_rows[:, None] * below
+            right = right - rows.mean[:, None] * below
         if features.second.has_bias:
-            right = right - beside * mean_columns[None, :]
+            right = right - beside * columns.mean[None, :]
         diagonal = share * rows.values[:, None] + other * columns.values[None, :]
         ridge = self.ridge * (diagonal.mean() if self.relative else 1)
         diagonal = diagonal + ridge
         weight = _rotate(rows.vectors.T, columns.vectors, right) / jnp.where(diagonal > 0, diagonal, 1)
         weight = _rotate(rows.vectors, columns.vectors.T, weight)
-        below = below / (share * features.first.bias_share) - contract("i,io->o", mean_rows, weight)
-        beside = beside / (other * features.second.bias_share) - contract("io,o->i", weight, mean_columns)[:, None]
+        below = below / (share * features.first.bias_share) - contract("i,io->o", rows.mean, weight)
+        beside = beside / (other * features.second.bias_share) - contract("io,o->i", weight, columns.mean)[:, None]
         corner = jnp.zeros((below.shape[0], beside.shape[1]), weight.dtype)
         direction = jnp.block([[weight, beside], [below, corner]])[None]
         return Solution(direction, inner(direction, gradient), memory)
