@@ -89,14 +89,19 @@ def test_a_step_holds_no_second_pass():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="kernels are counted as the CPU's compiler forms them")
-@pytest.mark.parametrize("solver", [lnb.auto(), lnb.LowRank(4), lnb.Diagonal()], ids=["auto", "LowRank", "Diagonal"])
-def test_layers_of_one_shape_share_their_kernels(solver):
+@pytest.mark.parametrize(
+    ("solver", "width"),
+    [(lnb.auto(), 8), (lnb.LowRank(4), 8), (lnb.Diagonal(), 8), (lnb.Cholesky(every=10), 128)],
+    ids=["auto", "LowRank", "Diagonal", "Cholesky"],
+)
+def test_layers_of_one_shape_share_their_kernels(solver, width):
     """A network twice as deep has hardly more to compile."""
+    x = jnp.asarray(normal(32, width), jnp.float32)
 
     def kernels(depth):
-        layers = layers_of(8, depth)
-        step, state = boosting_step(solver, perceptron_loss, layers)
-        return distinct_kernels(jax.jit(step).lower(layers, state, X).compile().as_text())
+        layers = layers_of(width, depth)
+        step, state = boosting_step(solver, perceptron_loss, layers, x)
+        return distinct_kernels(jax.jit(step).lower(layers, state, x).compile().as_text())
 
     few, many = kernels(5), kernels(10)
     assert many <= 1.1 * few
