@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import lnb
 from lnb._blocks import Clock, plan_blocks
-from lnb._moments import inverse_of_diagonal, solve_whitened
+from lnb._moments import average, inverse_of_diagonal, share_of_batch, solve_whitened
 from lnb._solvers import _factor
 from lnb._solvers._factor import sweep_inverse
 
@@ -301,6 +301,18 @@ def test_sweeping_a_positive_definite_matrix_gives_its_inverse(seed, groups, siz
     matrix = np.einsum("gni,gnj->gij", x, x) + 0.1 * np.eye(size)
     inverse = np.linalg.inv(matrix)
     np.testing.assert_allclose(sweep_inverse(jnp.asarray(matrix)), inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.95**10, 0.999])
+def test_an_average_of_batches_weighs_them_as_a_corrected_one(decay):
+    weights = np.zeros(0)
+    for count in range(1, 40):
+        share = share_of_batch(decay, jnp.asarray(count), jnp.float32)
+        weights = np.append(average(jnp.asarray(weights, jnp.float32), jnp.zeros(()), share), share)
+        if count == 1:
+            assert weights == [1.0]  # nothing of what an average starts from is left
+    wanted = decay ** np.arange(39)[::-1]
+    np.testing.assert_allclose(weights, wanted / wanted.sum(), atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")

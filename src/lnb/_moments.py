@@ -48,8 +48,9 @@ def average(old: Array, new: Array, share: Array) -> Array:
 
 
 def share_of_batch(decay: float, count: Array, dtype: Any) -> Array:
-    """The share of the last of `count` batches in an exponential average that needs no correction for its start."""
-    return (1 - decay) / (1 - decay ** count.astype(dtype))
+    """The share of the last of `count` batches in an exponential average that needs no correction: exactly 1 of one."""
+    base, count = jnp.asarray(decay, dtype), count.astype(dtype)
+    return 1 - base * (1 - base ** (count - 1)) / (1 - base**count)
 
 
 def variance_of(features: FeatureSet, mean: Array, square: Array) -> Array:

@@ -27,7 +27,7 @@ class LNBState(NamedTuple):
     step: Array  # steps taken, not counting those that were passed over
     skipped: Array  # batches passed over, since they were not finite
     average: Any  # of the gradient, like the parameters, not yet corrected for its start at zero; None without
-    turns: tuple[Array, ...]  # for each block of neurons, of its clock: here, and not compiled in, blocks share kernels
+    turns: tuple[Array, ...]  # of each block's `Clock`; compiled in, they would tell equal kernels apart
     statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
     memory: tuple[Any, ...]  # one entry for each block of neurons: what its solver remembers of each
     scaling: Any  # of weight decay and learning rate
