@@ -104,7 +104,7 @@ class Cost:
         worst: of a step, the slowest place.
         compile_seconds: finding the neurons, tracing and compiling.
         xla_seconds: of these, what XLA takes to compile the traced step.
-        kernels: of the compiled step, equal ones once: what XLA compiles on the CPU.
+        kernels: of the compiled step, those that layers share once: what LLVM compiles on the CPU.
         memory: bytes that the compiled step needs at its peak, by XLA's account.
         state: bytes of the optimizer's state over those of the parameters.
     """
