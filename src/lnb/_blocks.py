@@ -39,7 +39,7 @@ class Clock(NamedTuple):
         """Whether this step renews them. A network changes fastest at first, and old statistics make steps too long."""
         return (self.steps < every) | (jax.lax.rem(self.steps + self.turn, jnp.int32(every)) == 0)
 
-    def count(self, every: int) -> Array:
+    def batches(self, every: int) -> Array:
         """How many batches they hold once this step is taken."""
         if every == 1:
             return self.steps + 1
@@ -83,7 +83,7 @@ class Block:
         """The statistics with this batch in them, if it is finite and it is their turn."""
 
         def update() -> Any:
-            moved = self._ask("update", features, statistics, clock.count(self.solver.every))
+            moved = self._ask("update", features, statistics, clock.batches(self.solver.every))
             # Finite features may have squares that are not.
             return jax.tree.map(lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), moved, statistics)
 
