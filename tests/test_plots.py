@@ -51,6 +51,14 @@ def test_lines_are_the_records():
     assert accuracy.get_ydata().tolist() == [0.1, 0.9, 0.98]
 
 
+def test_headline_of_many_runs_stays_within_the_figure():
+    figure = _plots.draw_runs([run(name) for name in ("adamw", "sgd", "muon", "lnb", *6 * ("lnb-low-rank",))])
+    figure.draw_without_rendering()
+    (headline,) = (text for text in figure.texts if text.get_text() == figure.get_suptitle())
+    box = headline.get_window_extent()
+    assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_headline_starts_with_the_quickest():
     slow = run("adam", accuracies=(0.1, 0.2, 0.3))
     assert "lnb 20 · adam not reached" in _plots.draw_runs([slow, run()]).get_suptitle()

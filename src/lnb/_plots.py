@@ -75,7 +75,7 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         grid[1, 0].set_ylabel("test accuracy")
     targeted = grid[-1] if has_accuracy else grid[0]
     _draw_target(targeted, runs)
-    figure.suptitle(_headline(runs), fontsize=12, fontweight="bold")
+    figure.suptitle(_headline(runs), fontsize=12, fontweight="bold", wrap=True)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
