@@ -53,6 +53,12 @@ def share_of_batch(decay: float, count: Array, dtype: Any) -> Array:
     return 1 - base * (1 - base ** (count - 1)) / (1 - base**count)
 
 
+def renewed(old: Moments, batch: tuple[Array, Array], decays: tuple[float, float], count: Array) -> Moments:
+    """Mu and chi with those of the last of `count` batches in them."""
+    shares = (share_of_batch(decay, count, past.dtype) for decay, past in zip(decays, old, strict=True))
+    return Moments(*map(average, old, batch, shares))
+
+
 def variance_of(features: FeatureSet, mean: Array, square: Array) -> Array:
     """Diagonal of S [g, i]: max(chi - f mu^2, 0) with a bias, chi without."""
     if not features.has_bias:

@@ -17,15 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._moments import (
-    Moments,
-    average,
-    inverse_of_diagonal,
-    ridge_of,
-    share_of_batch,
-    shrunk_variance,
-    solve_whitened,
-)
+from lnb._moments import Moments, inverse_of_diagonal, renewed, ridge_of, shrunk_variance, solve_whitened
 from lnb._packed import inner
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range
 
@@ -81,11 +73,7 @@ class CG:
         """Mu and chi with this batch's moments in them."""
         if not isinstance(features, FeatureSet):
             return ()
-        mean, square = features.moments(arrays)
-        return Moments(
-            average(statistics.mean, mean, share_of_batch(self.mean_decay, count, statistics.mean.dtype)),
-            average(statistics.square, square, share_of_batch(self.square_decay, count, statistics.square.dtype)),
-        )
+        return renewed(statistics, features.moments(arrays), (self.mean_decay, self.square_decay), count)
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> Array:
         """The previous direction [g, i(+1), o]: zero."""

@@ -11,15 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._moments import (
-    Moments,
-    average,
-    inverse_of_diagonal,
-    ridge_of,
-    share_of_batch,
-    shrunk_variance,
-    solve_whitened,
-)
+from lnb._moments import Moments, inverse_of_diagonal, renewed, ridge_of, shrunk_variance, solve_whitened
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_range, check_share
 
 
@@ -72,11 +64,7 @@ class Diagonal:
         """Mu and chi with this batch's moments in them."""
         assert isinstance(features, FeatureSet)
         fewer, read = features.thin(arrays, round(1 / self.samples))
-        mean, square = fewer.moments(read)
-        return Moments(
-            average(statistics.mean, mean, share_of_batch(self.mean_decay, count, statistics.mean.dtype)),
-            average(statistics.square, square, share_of_batch(self.square_decay, count, statistics.square.dtype)),
-        )
+        return renewed(statistics, fewer.moments(read), (self.mean_decay, self.square_decay), count)
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
         """Nothing."""
