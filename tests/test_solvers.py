@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import lnb
 from lnb._blocks import Clock, plan_blocks
-from lnb._moments import average, inverse_of_diagonal, share_of_batch, solve_whitened
+from lnb._moments import average, share_of_batch, solve_whitened
 from lnb._solvers import _factor
 from lnb._solvers._factor import sweep_inverse
+from lnb._solvers._low_rank import inverse_with_leading
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -179,6 +180,30 @@ def test_low_rank_finds_the_leading_directions_over_steps(x64):
     assert errors[-1] <= errors[0]
 
 
+def test_low_rank_in_float32_sees_the_deviations_of_features_far_from_zero(x64):
+    """Features with a mean of ten and deviations from 3 to 0.1."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 64)) @ (rng.standard_normal((64, 64)) * np.geomspace(3, 0.1, 64) / 8)
+    x += 10 * rng.choice([-1, 1], 64)
+    params = {"w": normal(64, 20) / 8, "b": np.zeros(20)}
+
+    def dense_loss(params, x):
+        return jnp.mean(jnp.square(x @ params["w"] + params["b"] - 1))
+
+    def changes(dtype):
+        weights, batch = jax.tree.map(lambda a: jnp.asarray(a, dtype), params), jnp.asarray(x, dtype)
+        neurons = lnb.find_neurons(dense_loss, weights, batch)
+        features = neurons.value_and_grad(weights, batch)[2]
+        gradient = jax.tree.map(lambda a: jnp.asarray(a, dtype), precise)
+        transform = lnb.scale_by_lnb(neurons, solver=lnb.LowRank(16, relative=True), step="norm")
+        return run(transform, weights, gradient, features, steps=4)["w"]
+
+    neurons = lnb.find_neurons(dense_loss, params, x)
+    precise = neurons.value_and_grad(params, x)[1]
+    wanted = changes(jnp.float64)
+    np.testing.assert_allclose(changes(jnp.float32), wanted, rtol=0, atol=0.01 * np.abs(wanted).max())
+
+
 def test_low_rank_recovers_from_features_that_were_all_zero():
     params = {"w": jnp.asarray(normal(6, 2), jnp.float32)}
     x = jnp.asarray(normal(50, 6), jnp.float32)
@@ -321,7 +346,7 @@ def test_whitening_solves_with_the_dense_metric(seed, groups, inputs, outputs, r
     random = np.random.default_rng(seed)
     diagonal, mean = random.uniform(0.5, 2, (groups, inputs)), random.standard_normal((groups, inputs))
     factor, share = 0.3 * random.standard_normal((groups, inputs, rank)), random.uniform(0.2, 1)
-    covariance = np.linalg.inv(np.eye(inputs) / diagonal[:, :, None] - factor @ factor.transpose(0, 2, 1))
+    covariance = np.eye(inputs) * diagonal[:, :, None] + factor @ factor.transpose(0, 2, 1)
     metric = covariance
     if has_bias:
         column = share * mean[:, :, None]
@@ -330,7 +355,7 @@ def test_whitening_solves_with_the_dense_metric(seed, groups, inputs, outputs, r
         metric = np.concatenate([top, last], axis=1)
     gradient = random.standard_normal((groups, inputs + has_bias, outputs))
     wanted = np.linalg.solve(metric, gradient)
-    inverse = inverse_of_diagonal(jnp.asarray(diagonal), jnp.asarray(factor) if rank else None)
+    inverse = inverse_with_leading(jnp.asarray(diagonal), jnp.asarray(factor))
     features = SimpleNamespace(has_bias=has_bias, bias_share=share)
     theta, squared = solve_whitened(inverse, features, jnp.asarray(mean), jnp.asarray(gradient))
     size = np.abs(wanted).max()

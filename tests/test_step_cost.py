@@ -108,14 +108,14 @@ def test_layers_of_one_shape_share_their_kernels(solver, width):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize(("solver", "arrays"), [(lnb.Diagonal(), 2), (lnb.LowRank(4), 3)], ids=["Diagonal", "LowRank"])
-def test_a_step_of_wide_layers_writes_few_arrays_like_their_weights(solver, arrays):
-    """The gradient and the centered one, and the product with the leading directions: no direction, no look ahead."""
+@pytest.mark.parametrize("solver", [lnb.Diagonal(), lnb.LowRank(4)], ids=["Diagonal", "LowRank"])
+def test_a_step_of_wide_layers_writes_two_arrays_like_their_weights(solver):
+    """The gradient and the centered one; or the look ahead in the gradient's place, and what lies along the leaders."""
     layers, x = layers_of(256, 3), jnp.asarray(normal(16, 256), jnp.float32)
     step, state = boosting_step(solver, perceptron_loss, layers, x)
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(layers, state, x).compile()
     weights = sum(weight.nbytes for weight, _ in layers)
-    assert compiled.memory_analysis().temp_size_in_bytes <= (arrays + 0.3) * weights
+    assert compiled.memory_analysis().temp_size_in_bytes <= 2.3 * weights
 
 
 @pytest.mark.usefixtures("standard_promotion")

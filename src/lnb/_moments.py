@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._feature_sets import FeatureSet
-from lnb._linear_maps import contract
 from lnb._packed import row_times
 
 
@@ -85,50 +84,43 @@ def ridge_of(solver: Ridged, variance: Array) -> Array:
     return solver.ridge * variance.mean(1, keepdims=True)
 
 
-Inverse = Callable[[Array, Array], tuple[Array, Array, Array]]
-"""Of a symmetric matrix A: from V [g, i, o] and mu [g, i] to A^-1 v, v . A^-1 v [g] and mu^T A^-1 v [g, o]."""
+Inverse = Callable[[Array, Array, Array | None], tuple[Array, Array, Array]]
+"""Of S (with a bias) or M (without): from g_w [g, i, o], mu [g, i] and g_b [g, 1, o], or None, to S^-1 c, c . S^-1 c [g]
+and mu^T S^-1 c [g, o] of c = g_w - mu g_b."""
 
 
-def inverse_of_diagonal(diagonal: Array, woodbury: Array | None = None) -> Inverse:
-    """E^-1 - U U^T of E [g, i], 1 for a feature that never varies, and of U [g, i, r], if there is one.
+def inverse_of_diagonal(diagonal: Array) -> Inverse:
+    """E^-1 of E [g, i], 1 for a feature that never varies.
 
-    The length is summed from |v|^2 along the outputs, so that E^-1 v need not be written for it, nor for mu's product.
+    The length is summed from |c|^2 along the outputs, so that E^-1 c need not be written for it, nor for mu's product.
     """
     reciprocal = 1 / jnp.where(diagonal > 0, diagonal, 1)
 
-    def inverse(vector: Array, mean: Array) -> tuple[Array, Array, Array]:
-        solved = vector * reciprocal[:, :, None]
+    def inverse(weight: Array, mean: Array, bias: Array | None) -> tuple[Array, Array, Array]:
+        vector = centered(weight, mean, bias)
         squared = (jnp.square(vector).sum(2) * reciprocal).sum(1)
-        projected = row_times(mean * reciprocal, vector)
-        if woodbury is None:
-            return solved, squared, projected
-        along = contract("gir,gio->gro", woodbury, vector)
-        solved = solved - contract("gir,gro->gio", woodbury, along)
-        return (
-            solved,
-            squared - jnp.square(along).sum((1, 2)),
-            projected - row_times(row_times(mean, woodbury), along),
-        )
+        return vector * reciprocal[:, :, None], squared, row_times(mean * reciprocal, vector)
 
     return inverse
 
 
 def solve_whitened(inverse: Inverse, features: FeatureSet, mean: Array, vector: Array) -> tuple[Array, Array]:
-    """M^-1 v and v . M^-1 v [g] for V [g, i(+1), o]; `inverse` is S's (with a bias) or M's (without).
+    """M^-1 v and v . M^-1 v [g] for V [g, i(+1), o].
 
-    Of arrays like the weights, large beside the features of a batch, it writes only g_w - mu g_b itself, and what
-    `inverse` must.
+    Of arrays like the weights, large beside the features of a batch, it writes what `inverse` must.
     """
     if not features.has_bias:
-        return inverse(vector, mean)[:2]
-    weight, bias = vector[:, :-1], vector[:, -1:]
-    weight, squared, projected = inverse(_centered(weight, mean, bias), mean)
+        return inverse(vector, mean, None)[:2]
+    bias = vector[:, -1:]
+    weight, squared, projected = inverse(vector[:, :-1], mean, bias)
     below = bias / features.bias_share - projected[:, None]
     return jnp.concatenate([weight, below], axis=1), squared + jnp.square(bias).sum((1, 2)) / features.bias_share
 
 
-def _centered(weight: Array, mean: Array, bias: Array) -> Array:
-    """g_w - mu g_b, of a single group without the axis of groups: XLA would write it with and without."""
+def centered(weight: Array, mean: Array, bias: Array | None) -> Array:
+    """c = g_w - mu g_b, of a single group without the axis of groups: XLA would write it with and without."""
+    if bias is None:
+        return weight
     if len(weight) == 1:
         return (weight[0] - mean[0][:, None] * bias[0])[None]
     return weight - mean[:, :, None] * bias

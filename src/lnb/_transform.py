@@ -204,22 +204,24 @@ def _boosting(
 def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nesterov: bool) -> tuple[Any, Any]:
     """Algorithm 2, line 4: the corrected moving average, and the one to keep; with Nesterov's look ahead if so asked.
 
-    As `optax.ema` has it, but under strict type promotion too. Both are written in the old average and the gradient, so
-    that neither waits for the other: each is one pass over the parameters.
+    As `optax.ema` has it, but under strict type promotion too. The average to keep is written in the other, so that
+    the gradient itself is not kept for it.
     """
     now = _correction(decay, steps + 1)
-    share_old, share_new = decay * now, (1 - decay) * now
+    of_old, of_new = decay * now, (1 - decay) * now
     if nesterov:
         ahead = decay * _correction(decay, steps + 2)
-        share_old, share_new = decay * ahead, (1 - decay) * ahead + share_new
+        of_old, of_new = decay * ahead, (1 - decay) * ahead + of_new
 
-    def weighted(of_old: Any, of_new: Any) -> Any:
-        def combine(old: Array, new: Array) -> Array:
-            return old * jnp.asarray(of_old, old.dtype) + new * jnp.asarray(of_new, new.dtype)
+    def weighted(first: Any, second: Any, of_first: Array, of_second: Array) -> Any:
+        def combine(a: Array, b: Array) -> Array:
+            return a * of_first.astype(a.dtype) + b * of_second.astype(b.dtype)
 
-        return jax.tree.map(combine, average, gradient)
+        return jax.tree.map(combine, first, second)
 
-    return weighted(share_old, share_new), weighted(decay, 1 - decay)
+    ahead = weighted(average, gradient, of_old, of_new)
+    share = (1 - decay) / of_new
+    return ahead, weighted(average, ahead, decay - share * of_old, share)
 
 
 def _correction(decay: float, count: Array) -> Array:

@@ -18,7 +18,7 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import average, ridge_of, share_of_batch, solve_whitened
+from lnb._moments import average, centered, ridge_of, share_of_batch, solve_whitened
 from lnb._packed import inner, row_times
 from lnb._solvers import _factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
@@ -121,7 +121,8 @@ class Cholesky:
         del arrays
         assert isinstance(features, FeatureSet)
 
-        def inverse(vector: Array, mean: Array) -> tuple[Array, Array, Array]:
+        def inverse(weight: Array, mean: Array, bias: Array | None) -> tuple[Array, Array, Array]:
+            vector = centered(weight, mean, bias)
             if features.has_diagonal_gram:
                 solved = vector * statistics.inverse[:, :, None]
             else:

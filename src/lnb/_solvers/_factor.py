@@ -30,18 +30,20 @@ def inverse(matrix: Array) -> Array:
     return lax.platform_dependent(matrix, cpu=sweep_inverse, default=by_cholesky)
 
 
+@jax.jit  # traced and lowered once for all layers
 def inverse_factor(matrix: Array) -> Array:
     """C^-1 of A = C C^T [g, r, r], with what rounding takes from a matrix without full rank added."""
     size = matrix.shape[-1]
     eye = jnp.asarray(np.eye(size), matrix.dtype)
-    floor = 10 * size * jnp.finfo(matrix.dtype).eps * contract("gij,ij->g", matrix, eye)[:, None, None]
-    shifted = matrix + jnp.where(floor > 0, floor, 1) * eye
 
     def factor(a: Array) -> Array:
-        lower = lax.linalg.cholesky(a, symmetrize_input=False)
+        floor = 10 * size * jnp.finfo(a.dtype).eps * (a * eye).sum()
+        shifted = a + jnp.where(floor > 0, floor, 1) * eye
+        # LAPACK takes columns first, as the rows of the transpose lie in memory already.
+        lower = lax.linalg.cholesky(shifted.T, symmetrize_input=False)
         return lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
 
-    return _each(factor, shifted)
+    return _each(factor, matrix)
 
 
 def sweep_inverse(matrix: Array) -> Array:

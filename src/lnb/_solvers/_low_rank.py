@@ -29,7 +29,16 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import average, inverse_of_diagonal, ridge_of, share_of_batch, solve_whitened, variance_of
+from lnb._moments import (
+    Inverse,
+    average,
+    centered,
+    inverse_of_diagonal,
+    ridge_of,
+    share_of_batch,
+    solve_whitened,
+    variance_of,
+)
 from lnb._packed import row_times
 from lnb._solvers._factor import inverse_factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
@@ -111,11 +120,11 @@ class LowRank:
 
     def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
-        square = statistics.square
-        variance = variance_of(features, statistics.mean, square)
+        variance = variance_of(features, statistics.mean, statistics.square)
         rest = variance - jnp.square(statistics.factor).sum(2)
-        # Woodbury's identity takes a difference of numbers as large as 1 / E.
-        floor = jnp.finfo(square.dtype).eps ** 0.5 * square.mean(1, keepdims=True)
+        # The variance is a difference of numbers as large as chi, Woodbury's inverse of some as large as 1 / E.
+        eps = jnp.finfo(variance.dtype).eps
+        floor = 10 * eps * statistics.square + eps**0.5 * variance.mean(1, keepdims=True)
         shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
         return jnp.where(shifted > 0, shifted, 1)
 
@@ -135,12 +144,7 @@ class LowRank:
         """Woodbury's identity."""
         del arrays
         assert isinstance(features, FeatureSet)
-        diagonal, factor, woodbury = self._diagonal(features, statistics), statistics.factor, None
-        if factor.shape[2] > 0:
-            scaled = factor / diagonal[:, :, None]
-            inner = jnp.eye(factor.shape[2], dtype=factor.dtype) + contract("gir,gis->grs", factor, scaled)
-            woodbury = contract("gir,gsr->gis", scaled, inverse_factor(inner))  # V
-        inverse = inverse_of_diagonal(diagonal, woodbury)
+        inverse = inverse_with_leading(self._diagonal(features, statistics), statistics.factor)
         return Solution(*solve_whitened(inverse, features, statistics.mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:
@@ -148,6 +152,40 @@ class LowRank:
         g, n, i = features.groups, features.samples * self.samples, features.inputs
         rank = self._rank_of(features) if isinstance(features, FeatureSet) else self.rank
         return g * i * rank * (4.0 * n + 8.0 * rank), g * i * (outputs * (4.0 * rank + 9) + 4.0 * rank**2)
+
+
+def inverse_with_leading(diagonal: Array, factor: Array) -> Inverse:
+    """(E + L L^T)^-1 of E [g, i], which is positive, and L [g, i, r], by Woodbury's identity.
+
+    With a bias mu is one more column of L, so that E^-1 mu is one more of V, and what c has along it tells mu^T S^-1 c.
+    All that is taken of g_w itself: of arrays like the weights only V V^T c is written.
+    """
+    rank = factor.shape[2]
+    if rank == 0:
+        return inverse_of_diagonal(diagonal)
+    reciprocal = 1 / diagonal
+
+    def inverse(weight: Array, mean: Array, bias: Array | None) -> tuple[Array, Array, Array]:
+        columns = factor if bias is None else jnp.concatenate([factor, mean[:, :, None]], axis=2)
+        scaled = columns * reciprocal[:, :, None]
+        gram = contract("gir,gis->grs", columns, scaled)
+        turn = inverse_factor(jnp.eye(rank, dtype=factor.dtype) + gram[:, :rank, :rank]).transpose(0, 2, 1)  # R^-T
+        if bias is not None:
+            turn = jnp.pad(turn, [(0, 0), (0, 1), (0, 1)]) + np.diag(np.arange(rank + 1) == rank).astype(turn.dtype)
+        woodbury = contract("gir,grs->gis", scaled, turn)  # [V E^-1 mu]
+        leading = along = contract("gir,gio->gro", woodbury, weight)
+        projected = along[:, -1]  # as it is it only stands for a result: without a bias none is needed
+        if bias is not None:
+            shift = contract("grs,gst->grt", gram, turn)[:, -1]  # mu^T [V E^-1 mu]
+            along = along - shift[:, :, None] * bias
+            leading = along * (np.arange(rank + 1) < rank).astype(along.dtype)[:, None]
+            projected = along[:, -1] - row_times(shift, leading)
+        vector = centered(weight, mean, bias)
+        solved = vector * reciprocal[:, :, None] - contract("gir,gro->gio", woodbury, leading)
+        squared = (jnp.square(vector).sum(2) * reciprocal).sum(1) - jnp.square(leading).sum((1, 2))
+        return solved, squared, projected
+
+    return inverse
 
 
 def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
