@@ -86,6 +86,7 @@ def _step_from_the_right(direction: list[Array], gradient: list[Array]) -> tuple
     ], squared
 
 
+@jax.jit  # traced and lowered once for each size
 def _turn(small: Array) -> tuple[Array, Array]:
     """S^-1/2 of S [s, s], or sqrt(s / z) where S is not what has such a root; and its trace z []."""
     size = len(small)
