@@ -85,8 +85,8 @@ def ridge_of(solver: Ridged, variance: Array) -> Array:
 
 
 Inverse = Callable[[Array, Array, Array | None], tuple[Array, Array, Array]]
-"""Of S (with a bias) or M (without): from g_w [g, i, o], mu [g, i] and g_b [g, 1, o], or None, to S^-1 c, c . S^-1 c [g]
-and mu^T S^-1 c [g, o] of c = g_w - mu g_b."""
+"""Of S (with a bias) or M (without): from g_w [g, i, o], mu [g, i] and g_b [g, 1, o], or None, to S^-1 c,
+c . S^-1 c [g] and mu^T S^-1 c [g, o], of c = g_w - mu g_b."""
 
 
 def inverse_of_diagonal(diagonal: Array) -> Inverse:

@@ -89,7 +89,7 @@ class Cholesky:
 
     def _invert(self, features: FeatureSet, gram: Array, mean: Array) -> Array:
         diagonal = features.has_diagonal_gram
-        square = gram if diagonal else gram.reshape(len(gram), -1)[:, :: features.inputs + 1]  # chi, the diagonal
+        square = gram if diagonal else _factor.diagonal_of(gram)  # chi
         # Rounding may leave a covariance without full rank slightly indefinite.
         floor = jnp.finfo(gram.dtype).eps * features.inputs * square.mean(1, keepdims=True)
         variance = square

@@ -40,7 +40,7 @@ from lnb._moments import (
     variance_of,
 )
 from lnb._packed import row_times
-from lnb._solvers._factor import inverse_factor
+from lnb._solvers._factor import diagonal_of, inverse_factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
 
@@ -169,7 +169,7 @@ def inverse_with_leading(diagonal: Array, factor: Array) -> Inverse:
         columns = factor if bias is None else jnp.concatenate([factor, mean[:, :, None]], axis=2)
         scaled = columns * reciprocal[:, :, None]
         gram = contract("gir,gis->grs", columns, scaled)
-        turn = inverse_factor(jnp.eye(rank, dtype=factor.dtype) + gram[:, :rank, :rank]).transpose(0, 2, 1)  # R^-T
+        turn = inverse_factor(np.eye(rank, dtype=factor.dtype) + gram[:, :rank, :rank]).transpose(0, 2, 1)  # R^-T
         if bias is not None:
             turn = jnp.pad(turn, [(0, 0), (0, 1), (0, 1)]) + np.diag(np.arange(rank + 1) == rank).astype(turn.dtype)
         woodbury = contract("gir,grs->gis", scaled, turn)  # [V E^-1 mu]
@@ -196,9 +196,9 @@ def _random_directions(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def _directions(factor: Array) -> Array:
     """Columns L [g, i, r] of length 1, and a little of every other direction, so that none is lost for good."""
-    length = jnp.sqrt(jnp.square(factor).sum(1, keepdims=True))
-    columns = factor / jnp.where(length > 0, length, 1)
-    return columns + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
+    squared = diagonal_of(contract("gir,gis->grs", factor, factor))
+    length = jnp.sqrt(jnp.where(squared > 0, squared, 1))[:, None]
+    return factor / length + 1e-3 / factor.shape[1] ** 0.5 * _random_directions(factor.shape, factor.dtype)
 
 
 def _covariance_product(features: FeatureSet, arrays: Sequence[Array], mean: Array, basis: Array) -> Array:
