@@ -174,7 +174,7 @@ def inverse_with_leading(diagonal: Array, factor: Array) -> Inverse:
             turn = jnp.pad(turn, [(0, 0), (0, 1), (0, 1)]) + np.diag(np.arange(rank + 1) == rank).astype(turn.dtype)
         woodbury = contract("gir,grs->gis", scaled, turn)  # [V E^-1 mu]
         leading = along = contract("gir,gio->gro", woodbury, weight)
-        projected = along[:, -1]  # as it is it only stands for a result: without a bias none is needed
+        projected = along[:, -1]  # of no use without a bias
         if bias is not None:
             shift = contract("grs,gst->grt", gram, turn)[:, -1]  # mu^T [V E^-1 mu]
             along = along - shift[:, :, None] * bias
