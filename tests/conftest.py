@@ -9,7 +9,7 @@ import pytest
 
 matplotlib.use("Agg")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_num_cpu_devices", 2)  # for maps over devices
+jax.config.update("jax_num_cpu_devices", 8)  # for maps over devices, and meshes
 
 # Compilation makes a first example slow, so there is no deadline; a failure must come back on
 # every run, so examples are derived from the test itself.

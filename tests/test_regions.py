@@ -32,6 +32,7 @@ def mesh(x64):
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_replicated_parameters_are_shared_by_the_devices(mesh, check_vma):
     def loss_fn(params, x):

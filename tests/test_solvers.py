@@ -16,7 +16,6 @@ import lnb
 from lnb._blocks import Clock, plan_blocks
 from lnb._moments import average, share_of_batch, solve_whitened
 from lnb._solvers import _factor
-from lnb._solvers._factor import sweep_inverse
 from lnb._solvers._low_rank import inverse_with_leading
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -320,12 +319,13 @@ def test_lapack_is_called_for_single_small_matrices_alone_on_the_cpu(make, calls
 
 @pytest.mark.usefixtures("x64")
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 100) | st.integers(190, 200) | st.just(300))
-def test_sweeping_a_positive_definite_matrix_gives_its_inverse(seed, groups, size):
+def test_a_positive_definite_matrix_is_inverted(seed, groups, size):
     random = np.random.default_rng(seed)
     x = random.standard_normal((groups, size + 3, size)) * np.geomspace(1, 10, size)
     matrix = np.einsum("gni,gnj->gij", x, x) + 0.1 * np.eye(size)
     inverse = np.linalg.inv(matrix)
-    np.testing.assert_allclose(sweep_inverse(jnp.asarray(matrix)), inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
+    for invert in (_factor.sweep_inverse, _factor.cholesky_inverse):
+        np.testing.assert_allclose(invert(jnp.asarray(matrix)), inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.95**10, 0.999])

@@ -16,8 +16,8 @@ import numpy as np
 from jax.extend.core import primitives
 from jax.lax import GatherScatterMode
 
-from lnb._jaxpr import Equation, Value
 from lnb._linear_maps import ConvolutionFeatures, DenseFeatures, EmbeddingFeatures
+from lnb._program import Equation, Value
 from lnb._tracked import Bias, Labels, Output, Parameter, Term, core, place, varying_axes
 
 if TYPE_CHECKING:

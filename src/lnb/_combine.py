@@ -15,9 +15,9 @@ import numpy as np
 from jax.extend.core import primitives
 
 from lnb import _begin
-from lnb._jaxpr import VARY, Equation, Value, jaxprs_of
+from lnb._program import Equation, Value, unlisted
 from lnb._rearrange import rearrange
-from lnb._tracked import Bias, Labels, Nonlinear, Output, Parameter, core, varying_axes
+from lnb._tracked import Bias, Labels, Output, Parameter, core, varying_axes
 
 if TYPE_CHECKING:
     from lnb._search import Search, State
@@ -92,7 +92,7 @@ def begin_identity(search: Search, equation: Equation, position: int) -> None:
     """A parameter that is only added to data or set beside it: its metric is the identity, and it ends here."""
     parameter = search.state(equation.inputs[position])
     assert isinstance(parameter, Parameter)
-    apart = equation.primitive is primitives.concatenate_p or jaxprs_of(equation)
+    apart = equation.primitive is primitives.concatenate_p or equation.jaxprs
     shape = parameter.shape if apart else search.shape(equation.outputs[0])
     search.close(_begin.identity(search, parameter, shape))
 
@@ -214,7 +214,7 @@ def product(search: Search, equation: Equation, states: list[State]) -> State:
         return rearrange(search, equation, states)
     if kept and search.depends_on(other, state.leaves) and prod(search.shape(other)) == 1 < prod(state.shape):
         reason = f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
-        search.notes.exclude(Nonlinear(frozenset(state.leaves), reason))
+        search.notes.exclude(state.leaves, reason)
         return None
     return _begin.scale(search, equation, states) or search.begin_general(equation, states)
 
@@ -280,7 +280,7 @@ def _same_labels(first: Output, second: Output) -> bool:
     return True
 
 
-RULES: dict[Any, Callable[[Any, Equation, list[Any]], Any]] = {
+_RULES: dict[Any, Callable[[Any, Equation, list[Any]], Any]] = {
     primitives.add_p: add,
     primitives.sub_p: add,
     primitives.add_jaxvals_p: add,
@@ -288,6 +288,9 @@ RULES: dict[Any, Callable[[Any, Equation, list[Any]], Any]] = {
     primitives.div_p: product,
     primitives.neg_p: negate,
     primitives.concatenate_p: concatenate,
-    VARY: vary,
 }
-"""The rule for each operation that combines: `rule(search, equation, states)` is the state of its output."""
+
+
+def rule_of(primitive: Any) -> Callable[[Any, Equation, list[Any]], Any] | None:
+    """The rule of an operation that combines, if it is one: `rule(search, equation, states)` is its output's state."""
+    return vary if primitive is unlisted().vary else _RULES.get(primitive)

@@ -16,7 +16,7 @@ from jax import Array
 
 from lnb._equations import EquationFeatureSet, EquationReading, Leaves
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
-from lnb._jaxpr import Program, Recorder
+from lnb._program import Program, Recorder
 from lnb._search import Search
 from lnb._tracked import Labels
 from lnb._uses import Form, Use

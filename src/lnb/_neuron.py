@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from lnb._explicit_axes import with_automatic_axes
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
 from lnb._find import FoundNeuron
-from lnb._linear_maps import statistics_dtype
+from lnb._linear_maps import Arrays, statistics_dtype
 from lnb._solvers import AnyFeatureSet
 
 PyTree = Any
@@ -115,7 +117,7 @@ class Neuron:
 
     def moments(self, features: Features) -> tuple[Array, Array]:
         """Means over the samples of its features and of their squares (mu and chi of Algorithm 2), each [g, i]."""
-        mean, square = self._canonical(features, "moments").moments(features.arrays)
+        mean, square = with_automatic_axes(self._canonical(features, "moments").moments, features.arrays)
         return mean.astype(self.dtype), square.astype(self.dtype)
 
     def gram(self, features: Features) -> Array:
@@ -124,13 +126,16 @@ class Neuron:
         c is 1, or 0 in a use of the weight that does not add the bias.
         """
         feature_set = self._canonical(features, "a Gram matrix")
-        gram, mean = (moment.astype(self.dtype) for moment in feature_set.gram(features.arrays))
+        return with_automatic_axes(partial(self._gram, feature_set), features.arrays)
+
+    def _gram(self, feature_set: FeatureSet, arrays: Arrays) -> Array:
+        gram, mean = (moment.astype(self.dtype) for moment in feature_set.gram(arrays))
         if feature_set.is_diagonal:
             gram = gram[:, :, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
         if not self.has_bias:
             return gram
         column = jnp.concatenate([mean, jnp.ones_like(mean[:, :1])], axis=1)[:, :, None]  # [g, i + 1, 1]
-        column = feature_set.bias_square(features.arrays).astype(self.dtype)[:, :, None] * column
+        column = feature_set.bias_square(arrays).astype(self.dtype)[:, :, None] * column
         return jnp.concatenate([jnp.concatenate([gram, column[:, :-1, 0][:, None]], axis=1), column], axis=2)
 
     def _canonical(self, features: Features, what: str) -> FeatureSet:

@@ -14,8 +14,9 @@ from jax import Array
 from jax.tree_util import keystr
 
 from lnb import _find
-from lnb._jaxpr import trace
+from lnb._explicit_axes import with_automatic_axes
 from lnb._neuron import Features, Neuron
+from lnb._program import trace
 from lnb._table import table
 
 PyTree = Any
@@ -126,12 +127,16 @@ class Neurons(Sequence[Neuron]):
         """
         self.check_features(features)
         leaves = self._check_params(vectors, "vectors")
-        parts = [self.identity_parts(leaves)]
-        for neuron, feature_set in zip(self, features.sets, strict=True):
-            if feature_set is not None:
-                product = feature_set.product(features.arrays, neuron.pack_leaves(leaves))
-                parts.append(neuron.unpack_leaves(product))
-        return jax.tree.unflatten(self._treedef, self.sum_parts(parts))
+
+        def multiply(arrays: Sequence[Array], leaves: list[Array]) -> list[Array]:
+            parts = [self.identity_parts(leaves)]
+            for neuron, feature_set in zip(self, features.sets, strict=True):
+                if feature_set is not None:
+                    parts.append(neuron.unpack_leaves(feature_set.product(arrays, neuron.pack_leaves(leaves))))
+            return self.sum_parts(parts)
+
+        products = with_automatic_axes(multiply, features.arrays, leaves, like=leaves)
+        return jax.tree.unflatten(self._treedef, products)
 
     def sum_parts(self, parts: Sequence[Mapping[int, Array]]) -> list[Array]:
         """All leaves, each the sum of its parts."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
 
-from lnb._jaxpr import Equation
+from lnb._program import Equation
 from lnb._tracked import Labels, Parameter
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ parameters that go in, and evaluated so that what its neurons read comes out bes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,18 @@ from jax.extend.core import primitives
 from jax.sharding import PartitionSpec
 
 from lnb._combine import begin_identity
-from lnb._jaxpr import CHECKPOINT, SHARD_MAP, Equation, Inner, Program, Recorder, RegionRule, jaxprs_of, read_program
 from lnb._linear_maps import absent
+from lnb._program import (
+    Equation,
+    Program,
+    Recorder,
+    RegionRecord,
+    RegionRule,
+    read_program,
+    scan_of,
+    shard_map_of,
+    unlisted,
+)
 from lnb._tracked import Nonlinear, Parameter
 from lnb._uses import Passage
 
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
 
 def enter(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
     """Search the region; the states of its outputs, or None for an equation that is no region that can be entered."""
-    rule = _RULES.get(equation.primitive)
+    rule = _rules().get(equation.primitive)
     return rule(search, equation, states) if rule else None
 
 
@@ -37,7 +47,7 @@ def _call(
     search: Search, equation: Equation, states: Sequence[State], evaluate: Callable[[Program, Recorder], RegionRule]
 ) -> list[State] | None:
     """A region that runs once, on the equation's own inputs."""
-    closed = jaxprs_of(equation)
+    closed = equation.jaxprs
     if len(closed) != 1 or len(closed[0].jaxpr.invars) != len(equation.inputs):
         return None
     program = read_program(closed[0])
@@ -79,9 +89,10 @@ def _custom_derivative(search: Search, equation: Equation, states: Sequence[Stat
 
 def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
     """A loop: weights that are scanned over are one neuron a step, weights that every step uses are one neuron."""
-    p = equation.parameters
-    program = read_program(p["jaxpr"])
-    consts, carry = p["num_consts"], p["num_carry"]
+    avals = search.program.avals
+    loop = scan_of(equation.parameters, [avals[v] for v in equation.inputs], [avals[v] for v in equation.outputs])
+    program = read_program(loop.body)
+    consts, carry = loop.consts, loop.carry
     scanned = range(consts + carry, len(equation.inputs))
     inner: list[State] = list(states)
     outputs: list[State] = [None] * len(equation.outputs)
@@ -97,7 +108,7 @@ def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[S
             begin_identity(search, equation, consts + k)
     stacked = frozenset(k for k in scanned if states[k] is not None)
     inside = _search_inside(search, program, inner)
-    _lift(search, inside, inner, steps=p["length"], stacked=stacked)
+    _lift(search, inside, inner, steps=loop.length, stacked=stacked)
     if not inside.recorder.entries:
         return outputs
 
@@ -108,7 +119,7 @@ def _scan(search: Search, equation: Equation, states: Sequence[State]) -> list[S
 
         start, slices = list(inputs[consts : consts + carry]), list(inputs[consts + carry :])
         last, (stacks, recorded) = lax.scan(
-            body, start, slices, length=p["length"], reverse=p["reverse"], unroll=p["unroll"]
+            body, start, slices, length=loop.length, reverse=loop.reverse, unroll=loop.unroll
         )
         return [*last, *stacks], recorded
 
@@ -155,17 +166,16 @@ def _cond(search: Search, equation: Equation, states: Sequence[State]) -> list[S
 
 def _shard_map(search: Search, equation: Equation, states: Sequence[State]) -> list[State] | None:
     """A map over devices: a loop whose steps are the devices, which share the parameters that are replicated."""
-    p = equation.parameters
-    program = read_program(jaxprs_of(equation)[0])
+    devices = shard_map_of(equation.parameters)
+    program = read_program(devices.body)
     inner: list[State] = list(states)
-    for k, (state, spec) in enumerate(zip(states, p["in_specs"], strict=True)):
+    for k, (state, spec) in enumerate(zip(states, devices.in_specs, strict=True)):
         if isinstance(state, Parameter) and any(axis is not None for axis in spec):
             search.notes.add(state.leaves, "split over devices by `shard_map`: give it to the map replicated, `P()`")
             inner[k] = None
     inside = _search_inside(search, program, inner)
-    # JAX has renamed this parameter, but it is the only set of axes.
-    (axes,) = (tuple(sorted(value)) for value in p.values() if isinstance(value, frozenset))
-    _lift(search, inside, inner, steps=prod(p["mesh"].shape[axis] for axis in axes))
+    axes = devices.axes
+    _lift(search, inside, inner, steps=prod(devices.mesh.shape[axis] for axis in axes))
     outputs = list[Any]([None] * len(equation.outputs))
     if not inside.recorder.entries:
         return outputs
@@ -178,11 +188,11 @@ def _shard_map(search: Search, equation: Equation, states: Sequence[State]) -> l
         by_device = [PartitionSpec(axes)] * len(inside.recorder.entries)
         mapped = jax.shard_map(
             body,
-            mesh=p["mesh"],
-            in_specs=p["in_specs"],
-            out_specs=(list(p["out_specs"]), by_device),
+            mesh=devices.mesh,
+            in_specs=devices.in_specs,
+            out_specs=(list(devices.out_specs), by_device),
             axis_names=set(axes),
-            check_vma=p["check_vma"],
+            check_vma=devices.check_vma,
         )
         return mapped(*inputs)
 
@@ -229,19 +239,21 @@ def _lift(
     passage = Passage(
         parameters={k: state for k, state in enumerate(states) if isinstance(state, Parameter)},
         offsets=inside.offsets,
-        source=lambda index: search.recorder.index(Inner(position, start + index)),
+        source=lambda index: search.recorder.index(RegionRecord(position, start + index)),
         steps=steps,
         stacked=stacked,
-        ran=search.recorder.index(Inner(position, ran)) if ran >= 0 else -1,
+        ran=search.recorder.index(RegionRecord(position, ran)) if ran >= 0 else -1,
     )
     search.uses.extend(passage.lift(use) for use in inside.uses)
 
 
-_RULES: dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]] = {
-    primitives.scan_p: _scan,
-    primitives.cond_p: _cond,
-    CHECKPOINT: _remat,
-    SHARD_MAP: _shard_map,
-    primitives.custom_jvp_call_p: _custom_derivative,
-    primitives.custom_vjp_call_p: _custom_derivative,
-}
+@cache
+def _rules() -> dict[Any, Callable[[Any, Equation, Sequence[Any]], list[Any] | None]]:
+    return {
+        primitives.scan_p: _scan,
+        primitives.cond_p: _cond,
+        unlisted().checkpoint: _remat,
+        unlisted().shard_map: _shard_map,
+        primitives.custom_jvp_call_p: _custom_derivative,
+        primitives.custom_vjp_call_p: _custom_derivative,
+    }

@@ -18,9 +18,9 @@ import numpy as np
 from jax.extend.core import primitives
 
 from lnb import _begin, _combine, _regions
-from lnb._jaxpr import Equation, Program, Recorder, Value, is_linear_in, is_traced, jaxprs_of
+from lnb._program import Equation, NotUnderstoodError, Program, Recorder, Value, is_linear_in, is_traced
 from lnb._rearrange import rearrange
-from lnb._tracked import Nonlinear, Output, Parameter, is_layout, lay_out, relabel, varying_axes
+from lnb._tracked import Nonlinear, Output, Parameter, is_layout, lay_out, relabeling, varying_axes
 from lnb._uses import Use, finish
 
 State = Parameter | Nonlinear | Output | None
@@ -38,10 +38,10 @@ class Notes:
         for leaf in leaves:
             self.reasons.setdefault(leaf, reason)
 
-    def exclude(self, state: Nonlinear) -> None:
-        """The data are multiplied by a nonlinear function of these leaves: no linear function of them is left."""
-        for leaf in state.leaves:
-            self.fatal.setdefault(leaf, state.reason)
+    def exclude(self, leaves: Sequence[int] | frozenset[int], reason: str) -> None:
+        """Some use of these leaves is not linear, or unknown: no linear function of them is left, whatever else is."""
+        for leaf in leaves:
+            self.fatal.setdefault(leaf, reason)
 
 
 class Search:
@@ -74,7 +74,10 @@ class Search:
                 self._ancestors[value] = sum(1 << leaf for leaf in state.leaves)
         for position, equation in enumerate(self.program.equations):
             self.position = position
-            self._visit(equation)
+            try:
+                self._visit(equation)
+            except NotUnderstoodError as error:
+                self._pass_over(equation, f"used by a `{equation.name}` of an unknown form: {error}")
         for value in self.program.outputs:
             state = self._states.get(value)
             if isinstance(state, Parameter):
@@ -126,7 +129,7 @@ class Search:
             if met.intersection(equation.inputs):
                 if is_layout(equation):
                     met.update(equation.outputs)
-                elif equation.primitive in _combine.RULES:
+                elif _combine.rule_of(equation.primitive):
                     sizes.append(prod(self.shape(equation.outputs[0])))
         return max(1, max(sizes) // (output.groups * output.outputs * output.samples))
 
@@ -170,7 +173,7 @@ class Search:
             self._data.update(equation.outputs)
         if not any(states):
             return
-        if jaxprs_of(equation):
+        if equation.jaxprs:
             self._enter(equation, states)
             return
         result = self._transfer(equation, states)
@@ -188,11 +191,26 @@ class Search:
             return
         results = _regions.enter(self, equation, states)
         if results is None:
-            leaves = [leaf for s in states if isinstance(s, (Parameter, Nonlinear)) for leaf in s.leaves]
-            self.notes.add(leaves, f"used inside a `{equation.name}`, whose steps cannot be recorded")
+            reason = f"used inside a `{equation.name}`, whose steps cannot be recorded"
+            if equation.primitive is primitives.while_p:  # it has no reverse derivative of its own
+                self.notes.add(
+                    [leaf for s in states if isinstance(s, (Parameter, Nonlinear)) for leaf in s.leaves], reason
+                )
+            else:
+                self._pass_over(equation, reason)
             return
         for value, state in zip(equation.outputs, results, strict=True):
             self._set(value, state)
+
+    def _pass_over(self, equation: Equation, reason: str) -> None:
+        """Nothing is known of how an operation uses its parameters: they belong to no neuron, here or elsewhere."""
+        for value in equation.inputs:
+            state = self.state(value)
+            if isinstance(state, (Parameter, Nonlinear)):
+                self.notes.exclude(state.leaves, reason)
+            self._end(value)
+        for value in equation.outputs:
+            self._set(value, None)
 
     def _pairs(self, equation: Equation) -> list[tuple[Value, State]]:
         return [(value, self.state(value)) for value in equation.inputs]
@@ -203,7 +221,7 @@ class Search:
             return self._after_nonlinear(equation, states)
         if is_layout(equation) and self._is_inexact(equation.outputs[0]):
             return self._lay_out(equation, states)
-        rule = _combine.RULES.get(equation.primitive)
+        rule = _combine.rule_of(equation.primitive)
         return rule(self, equation, states) if rule else self._linear(equation, states)
 
     def _is_inexact(self, value: Value) -> bool:
@@ -215,11 +233,11 @@ class Search:
             (value, state) for value, state in self._pairs(equation) if not isinstance(state, (Nonlinear, Parameter))
         ]
         summed = [state for state in states if isinstance(state, Parameter)]
-        adds = _combine.RULES.get(equation.primitive) is _combine.add
+        adds = _combine.rule_of(equation.primitive) is _combine.add
         if adds and len(summed) == 1 and (equation.primitive is not primitives.sub_p or states[0] is summed[0]):
             # A shift that does not depend on the parameter: its derivative stays as it is.
             for state in nonlinear:
-                self.notes.exclude(state)
+                self.notes.exclude(state.leaves, state.reason)
             return summed[0]
         if equation.primitive is primitives.stop_gradient_p:
             return Nonlinear(frozenset(), nonlinear[0].reason)
@@ -232,9 +250,9 @@ class Search:
                 return self._linear(equation, [None if isinstance(s, Nonlinear) else s for s in states])
             leaves = frozenset().union(*(s.leaves for s in (*nonlinear, *parameters)))
             return Nonlinear(leaves, nonlinear[0].reason)
-        if _combine.RULES.get(equation.primitive) is not _combine.add and self._is_inexact(equation.outputs[0]):
+        if _combine.rule_of(equation.primitive) is not _combine.add and self._is_inexact(equation.outputs[0]):
             for state in nonlinear:
-                self.notes.exclude(state)
+                self.notes.exclude(state.leaves, state.reason)
         for state in states:
             if isinstance(state, Parameter):
                 self.notes.add(state.leaves, f"enters nonlinearly through `{equation.name}`")
@@ -253,7 +271,8 @@ class Search:
         def function(leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
             return equation.bind([before.function(leaves, features)])[0]
 
-        columns, rows = (None if x is None else relabel(equation, x) for x in (state.columns, state.rows))
+        relabel = relabeling(equation)
+        columns, rows = (None if x is None else relabel(x) for x in (state.columns, state.rows))
         return replace(state, function=function, columns=columns, rows=rows, shape=shape, joined=state.ended())
 
     def nonlinear(self, equation: Equation, states: list[State]) -> State:

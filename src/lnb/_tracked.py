@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import primitives
 
-from lnb._jaxpr import CHECKPOINT_NAME, Equation, Value
+from lnb._program import Equation, Value, unlisted
 
 Labels = np.ndarray
 
@@ -146,33 +146,32 @@ class Bias:
     labels: Labels
 
 
-def _broadcast_in_dim(labels: Labels, parameters: dict[str, Any]) -> Labels:
-    shape = [1] * len(parameters["shape"])
-    for axis, size in zip(parameters["broadcast_dimensions"], labels.shape, strict=True):
-        shape[axis] = size
-    return np.broadcast_to(labels.reshape(shape), parameters["shape"])
+def _broadcast_in_dim(labels: Labels, shape: Sequence[int], axes: Sequence[int]) -> Labels:
+    sizes = [1] * len(shape)
+    for axis, size in zip(axes, labels.shape, strict=True):
+        sizes[axis] = size
+    return np.broadcast_to(labels.reshape(sizes), shape)
 
 
-def _slice(labels: Labels, parameters: dict[str, Any]) -> Labels:
-    strides = parameters["strides"] or (1,) * labels.ndim
-    starts, limits = parameters["start_indices"], parameters["limit_indices"]
-    return labels[tuple(slice(*bounds) for bounds in zip(starts, limits, strides, strict=True))]
+def _slice(labels: Labels, starts: Sequence[int], limits: Sequence[int], strides: Sequence[int] | None) -> Labels:
+    bounds = zip(starts, limits, strides or (1,) * labels.ndim, strict=True)
+    return labels[tuple(slice(*each) for each in bounds)]
 
 
-_LAYOUTS: dict[Any, Callable[[Labels, dict[str, Any]], Labels]] = {
-    primitives.reshape_p: lambda labels, p: labels.reshape(p["new_sizes"]),
-    primitives.transpose_p: lambda labels, p: labels.transpose(p["permutation"]),
-    primitives.squeeze_p: lambda labels, p: labels.squeeze(p["dimensions"]),
-    primitives.broadcast_in_dim_p: _broadcast_in_dim,
-    primitives.slice_p: _slice,
-    primitives.rev_p: lambda labels, p: np.flip(labels, p["dimensions"]),
+_LAYOUTS: dict[Any, tuple[Callable[..., Labels], tuple[str, ...]]] = {
+    primitives.reshape_p: (np.reshape, ("new_sizes",)),
+    primitives.transpose_p: (np.transpose, ("permutation",)),
+    primitives.squeeze_p: (np.squeeze, ("dimensions",)),
+    primitives.broadcast_in_dim_p: (_broadcast_in_dim, ("shape", "broadcast_dimensions")),
+    primitives.slice_p: (_slice, ("start_indices", "limit_indices", "strides")),
+    primitives.rev_p: (np.flip, ("dimensions",)),
 }
+"""What each layout operation does to labels, and the parameters that it does it by."""
 _SAME: frozenset[Any] = frozenset(
     {
         primitives.convert_element_type_p,
         primitives.copy_p,
         primitives.reduce_precision_p,
-        CHECKPOINT_NAME,
         primitives.sharding_constraint_p,
     }
 )
@@ -181,12 +180,21 @@ _KEEPS_ALL = frozenset({primitives.reshape_p, primitives.transpose_p, primitives
 
 def is_layout(equation: Equation) -> bool:
     """Whether the equation only rearranges, repeats, drops or casts the elements of its first input."""
-    return equation.primitive in _LAYOUTS or equation.primitive in _SAME
+    return equation.primitive in _LAYOUTS or _keeps_elements(equation)
 
 
-def relabel(equation: Equation, labels: Labels) -> Labels:
-    """The labels of a layout equation's output."""
-    return labels if equation.primitive in _SAME else _LAYOUTS[equation.primitive](labels, equation.parameters)
+def _keeps_elements(equation: Equation) -> bool:
+    """Whether each element of the output is the same of the input, but for its type."""
+    return equation.primitive in _SAME or equation.primitive is unlisted().name
+
+
+def relabeling(equation: Equation) -> Callable[[Labels], Labels]:
+    """From the labels of a layout equation's input to those of its output."""
+    if _keeps_elements(equation):
+        return lambda labels: labels
+    function, names = _LAYOUTS[equation.primitive]
+    arguments = [equation.parameters[name] for name in names]
+    return lambda labels: function(labels, *arguments)
 
 
 def lay_out(equation: Equation, parameter: Parameter, shape: tuple[int, ...]) -> Parameter:
@@ -196,14 +204,15 @@ def lay_out(equation: Equation, parameter: Parameter, shape: tuple[int, ...]) ->
         return equation.bind([parameter.function(leaves)])[0]
 
     layout, labels_of = parameter.layout, parameter.labels_of
-    if equation.primitive in _SAME:
+    if _keeps_elements(equation):
         return replace(parameter, function=function)
+    relabel = relabeling(equation)
     repeats = equation.primitive is primitives.broadcast_in_dim_p and np.prod(shape) != np.prod(parameter.shape)
     return replace(
         parameter,
         function=function,
         layout=layout and (lambda leaves: equation.bind([layout(leaves)])[0]),
-        labels_of=labels_of and (lambda: relabel(equation, labels_of())),
+        labels_of=labels_of and (lambda: relabel(labels_of())),
         shape=shape,
         distinct=parameter.distinct and not repeats,
         whole=parameter.whole and equation.primitive is not primitives.slice_p,

@@ -1,22 +1,28 @@
-"""The update of Algorithm 2 as Optax transformations: `scale_by_lnb` is its mathematics, `lnb` the whole chain."""
+"""The update of Algorithm 2 as Optax transformations: `scale_by_lnb` is its mathematics, `lnb` the whole chain.
+
+Optax is imported where an optimizer is made, since importing it takes longer than importing all of `lnb`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from lnb._blocks import Block, Clock, SolverChoice, all_finite, own_step, plan_blocks, settled
+from lnb._explicit_axes import with_automatic_axes
 from lnb._linear_maps import statistics_dtype
 from lnb._neuron import Features
 from lnb._neurons import Neurons
 from lnb._packed import rows_of
 from lnb._solvers import auto
 from lnb._spectral import norm_step_of_table
+
+if TYPE_CHECKING:
+    import optax
 
 Step = Literal["norm", "polyak", "spectral"]
 
@@ -69,6 +75,8 @@ def scale_by_lnb(
 
     Source: Algorithm 2 and section 3.4 of the paper; `lnb._spectral` for the spectral step.
     """
+    import optax
+
     return _boosting(neurons, solver, step, min_norm, 0.0, False, optax.identity())
 
 
@@ -118,6 +126,8 @@ def lnb(
     >>> bool(loss_fn(optax.apply_updates(params, updates), x) < loss)
     True
     """
+    import optax
+
     _check_number("learning_rate", learning_rate, 0, float("inf"))
     _check_number("gradient_decay", gradient_decay, 0, 1)
     _check_number("weight_decay", weight_decay, 0, float("inf"))
@@ -135,6 +145,8 @@ def _boosting(
     scaling: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Algorithm 2 in the type of statistics, `scaling` being what follows line 14."""
+    import optax
+
     if not isinstance(neurons, Neurons):
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
     if step not in ("norm", "polyak", "spectral"):
@@ -166,7 +178,9 @@ def _boosting(
     ) -> tuple[Any, LNBState]:
         del extra
         neurons.check_features(features)
-        assert features is not None
+        return with_automatic_axes(advance, updates, state, params, features, value, like=(updates, state))
+
+    def advance(updates: Any, state: Any, params: Any, features: Features, value: Any) -> tuple[Any, LNBState]:
         latest = gradient = _as_statistics(updates)
         average = None
         if gradient_decay:

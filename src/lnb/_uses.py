@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lnb._feature_sets import Reading
-from lnb._jaxpr import Recorder
 from lnb._linear_maps import DenseFeatures, FeatureMap, LoopFeatures, RunWeight
+from lnb._program import Recorder
 from lnb._tracked import Labels, Output, Parameter, Term, core, varying_axes
 
 

@@ -9,25 +9,33 @@ two such batches at the same time wait for each other for good.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.scipy.linalg import cho_solve
 
 from lnb._linear_maps import contract
 
 _BLOCKS = (96, 32)  # how many columns are eliminated together
-_ROTATED = 96  # up to this size XLA joins the parts of a rotated matrix in one kernel
+_ROTATED = 96  # up to this size a rotated matrix is written faster than its blocks in place
 
 
 def inverse(matrix: Array) -> Array:
     """A^-1 of symmetric positive definite A [g, i, i]: by Cholesky, and on the CPU by `sweep_inverse`."""
-    eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-    by_cholesky = jax.vmap(lambda a: cho_solve((jnp.linalg.cholesky(a), True), eye))
-    return lax.platform_dependent(matrix, cpu=sweep_inverse, default=by_cholesky)
+    return lax.platform_dependent(matrix, cpu=sweep_inverse, default=cholesky_inverse)
+
+
+def cholesky_inverse(matrix: Array) -> Array:
+    """A^-1 = L^-T L^-1 of symmetric positive definite A = L L^T [g, i, i].
+
+    >>> jnp.round(cholesky_inverse(jnp.array([[[2.0, 1.0], [1.0, 1.0]]])), 5).tolist()
+    [[[1.0, -1.0], [-1.0, 2.0]]]
+    """
+    eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+    lower = lax.linalg.triangular_solve(lax.linalg.cholesky(matrix), eye, left_side=True, lower=True)
+    return contract("gki,gkj->gij", lower, lower)
 
 
 def diagonal_of(matrix: Array) -> Array:
@@ -84,9 +92,17 @@ def _eliminate_first(matrix: Array, width: int) -> Array:
     """One step of `sweep_inverse` for the first block, which goes to the end: next comes the one after it."""
     pivot, row, rest = matrix[:, :width, :width], matrix[:, :width, width:], matrix[:, width:, width:]
     inverse, scaled = _scaled(pivot, row)
-    rest = rest - _product(scaled, row)
-    top = jnp.concatenate([rest, scaled.transpose(0, 2, 1)], axis=2)
-    return jnp.concatenate([top, jnp.concatenate([scaled, -inverse], axis=2)], axis=1)
+    rest, size = rest - _product(scaled, row), row.shape[2]
+    # Sums of padded arrays: XLA before and after JAX 0.11 makes one kernel of them, of concatenations only before.
+    first, last = (0, width, 0), (size, 0, 0)
+    parts = (
+        (rest, first, first),
+        (scaled.transpose(0, 2, 1), first, last),
+        (scaled, last, first),
+        (-inverse, last, last),
+    )
+    zero = jnp.zeros((), matrix.dtype)
+    return reduce(jnp.add, [lax.pad(part, zero, ((0, 0, 0), rows, columns)) for part, rows, columns in parts])
 
 
 def _eliminate_at(matrix: Array, start: Array, width: int) -> Array:

@@ -1,0 +1,223 @@
+"""The facts about JAX's programs that everything else relies on, each stated once.
+
+This is the only module that knows how a version of JAX writes a traced function down. Every fact has a test of its own
+in `tests/test_jax_facts.py`, so that a JAX which changes one breaks that test by name. A fact that does not hold for an
+equation raises `NotUnderstoodError`, and the search then lists the parameters that go in with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from threading import Thread
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.core import Tracer
+from jax.extend.core import primitives
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+
+class NotUnderstoodError(Exception):
+    """An operation is not written down as it is known to be."""
+
+
+class Parameters(dict[str, Any]):
+    """An equation's parameters; one that is missing raises `NotUnderstoodError`."""
+
+    def __missing__(self, key: str) -> Any:
+        raise NotUnderstoodError(f"it has no `{key}`, but {', '.join(sorted(self)) or 'no parameters'}")
+
+
+def is_traced(array: Any) -> bool:
+    """Whether an array's values are not known now, but belong to a trace around this one."""
+    return isinstance(array, Tracer)
+
+
+def close(parameter: Any) -> jex.ClosedJaxpr | None:
+    """The parameter as a jaxpr that needs no constants, if it is one: JAX 0.11 made `Jaxpr` and `ClosedJaxpr` one."""
+    if isinstance(parameter, jex.ClosedJaxpr):
+        return parameter
+    if isinstance(parameter, jex.Jaxpr) and not parameter.constvars:
+        return jex.ClosedJaxpr(parameter, ())
+    return None
+
+
+def jaxprs_of(parameters: dict[str, Any]) -> list[jex.ClosedJaxpr]:
+    """The closed jaxprs among an equation's parameters, or in a tuple or list there; found by type."""
+    items: list[Any] = []
+    for parameter in parameters.values():
+        items += parameter if isinstance(parameter, (tuple, list)) else (parameter,)
+    return [closed for item in items if (closed := close(item)) is not None]
+
+
+def called(eqn: Any) -> jex.ClosedJaxpr | None:
+    """The jaxpr that an equation merely calls, as `jax.jit` does: it takes and gives the same values.
+
+    Neither a region, which repeats, recomputes or differentiates its jaxpr in a way of its own, nor a jaxpr that works
+    on references is a call.
+    """
+    if is_region(eqn.primitive):
+        return None
+    found = jaxprs_of(eqn.params)
+    if len(found) != 1:
+        return None
+    (jaxpr,) = found
+    same_in = [_signature(v) for v in jaxpr.jaxpr.invars] == [_signature(v) for v in eqn.invars]
+    same_out = [_signature(v) for v in jaxpr.jaxpr.outvars] == [_signature(v) for v in eqn.outvars]
+    return jaxpr if same_in and same_out else None
+
+
+def _signature(variable: Any) -> tuple[Any, ...]:
+    aval = variable.aval
+    return (type(aval), getattr(aval, "shape", None), getattr(aval, "dtype", None))
+
+
+def bind(primitive: jex.Primitive, inputs: Sequence[Any], parameters: dict[str, Any], context: Any) -> list[Any]:
+    """Apply an operation to arrays or tracers, its custom derivatives included."""
+    parameters = primitive.get_bind_params(parameters)
+    # Before JAX 0.9 the functions that a call binds come apart from its parameters.
+    functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
+    manager: AbstractContextManager[Any] = getattr(context, "manager", None) or nullcontext()
+    with manager:
+        outputs = primitive.bind(*functions, *inputs, **parameters)
+    return list(outputs) if primitive.multiple_results else [outputs]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan's body and operands, which are `consts` constants, `carry` carried values and the scanned arrays."""
+
+    body: jex.ClosedJaxpr
+    consts: int
+    carry: int
+    length: int
+    reverse: bool
+    unroll: Any
+
+
+def scan_of(parameters: Parameters, inputs: Sequence[Any], outputs: Sequence[Any]) -> Scan:
+    """A scan's parts, told by the shapes of its inputs and outputs: only scanned arrays have an axis more than inside.
+
+    JAX 0.11 renamed the parameters that count them.
+    """
+    body, length = parameters["jaxpr"], parameters["length"]
+    scanned = [_is_stack(outer, inner, length) for outer, inner in zip(inputs, body.in_avals, strict=True)]
+    stacks = [_is_stack(outer, inner, length) for outer, inner in zip(outputs, body.out_avals, strict=True)]
+    carry = stacks.count(False)
+    consts = scanned.count(False) - carry
+    if consts < 0 or any(scanned[: consts + carry]) or any(stacks[:carry]):
+        raise NotUnderstoodError("its operands are not constants, carried values and scanned arrays, in this order")
+    return Scan(body, consts, carry, length, parameters["reverse"], parameters["unroll"])
+
+
+def _is_stack(outer: Any, inner: Any, length: int) -> bool:
+    return outer.shape == (length, *inner.shape)
+
+
+@dataclass(frozen=True)
+class ShardMap:
+    """A map over devices: `axes` are the mesh axes that it maps over."""
+
+    body: jex.ClosedJaxpr
+    mesh: Any
+    in_specs: tuple[Any, ...]
+    out_specs: tuple[Any, ...]
+    axes: tuple[str, ...]
+    check_vma: bool
+
+
+def shard_map_of(parameters: Parameters) -> ShardMap:
+    """The parts of a `shard_map`; JAX has renamed its axes, but they are its only set."""
+    axes = [value for value in parameters.values() if isinstance(value, frozenset)]
+    jaxprs = jaxprs_of(parameters)
+    if len(axes) != 1 or len(jaxprs) != 1:
+        raise NotUnderstoodError(f"it has {len(jaxprs)} programs and {len(axes)} sets of axes")
+    names = ("mesh", "in_specs", "out_specs", "check_vma")
+    mesh, in_specs, out_specs, check_vma = (parameters[name] for name in names)
+    return ShardMap(jaxprs[0], mesh, tuple(in_specs), tuple(out_specs), tuple(sorted(axes[0])), check_vma)
+
+
+@dataclass(frozen=True)
+class Unlisted:
+    """Operations that some supported JAX does not export; None for one that its example no longer holds.
+
+    Fields:
+        checkpoint: of `jax.checkpoint`.
+        name: of `checkpoint_name`.
+        shard_map: of `jax.shard_map`.
+        vary: the mark of a value that all devices of a map share, where it meets one that they do not.
+    """
+
+    checkpoint: Any
+    name: Any
+    shard_map: Any
+    vary: Any
+
+
+@cache
+def unlisted() -> Unlisted:
+    """The operations, from small examples, traced when they are first asked for.
+
+    They are traced in a thread of their own, where no trace and no mesh of the caller's is in force.
+    """
+    found = []
+    thread = Thread(target=lambda: found.append(_unlisted()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def _unlisted() -> Unlisted:
+    mapped = _example(_over_devices)
+    inside = [jaxpr.eqns[0] for jaxpr in jaxprs_of(mapped.params)] if mapped else []
+    return Unlisted(
+        checkpoint=_primitive(_example(jax.checkpoint(jnp.sin))),
+        name=_primitive(_example(lambda x: checkpoint_name(x, "name"))),
+        shard_map=_primitive(mapped),
+        vary=_primitive(inside[0] if inside else None),
+    )
+
+
+def _over_devices(x: Any) -> Any:
+    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,))
+    split, whole = PartitionSpec("device"), PartitionSpec()
+    return jax.shard_map(jnp.add, mesh=mesh, in_specs=(whole, split), out_specs=split)(x, x)
+
+
+def _example(function: Callable[[Any], Any]) -> Any:
+    """The first equation that a function of one number traces to; None where this JAX refuses it."""
+    try:
+        return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1,), jnp.float32)).jaxpr.eqns[0]
+    except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
+        return None
+
+
+def _primitive(eqn: Any) -> Any:
+    return None if eqn is None else eqn.primitive
+
+
+@cache
+def _regions() -> frozenset[Any]:
+    return frozenset(
+        {
+            primitives.scan_p,
+            primitives.while_p,
+            primitives.cond_p,
+            primitives.custom_jvp_call_p,
+            primitives.custom_vjp_call_p,
+            primitives.linear_solve_p,
+            unlisted().checkpoint,
+            unlisted().shard_map,
+        }
+    )
+
+
+def is_region(primitive: Any) -> bool:
+    """Whether an operation runs its jaxpr in a way of its own: the search may enter it, and it is never inlined."""
+    return primitive in _regions()

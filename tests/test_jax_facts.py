@@ -1,0 +1,306 @@
+"""The facts about JAX's programs that the library relies on, a test each: the next JAX breaks one of these by name."""
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import normal
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import primitives
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import lnb
+from lnb import _tracked
+from lnb._program import _jax, read_program, trace, unlisted
+from lnb._tracked import relabeling
+
+X = jnp.ones((3, 4))
+
+
+def program_of(function, *arguments):
+    return trace(function, *arguments)[0]
+
+
+def only(function, *arguments):
+    """The one equation of a function, and its program."""
+    program = program_of(function, *arguments)
+    (equation,) = program.equations
+    return equation, program
+
+
+def scan_parts(equation, program):
+    inputs, outputs = ([program.avals[v] for v in values] for values in (equation.inputs, equation.outputs))
+    return _jax.scan_of(equation.parameters, inputs, outputs)
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: jax.jit(jax.jit(f)), lambda f: jax.jit(f, inline=False)])
+def test_a_jitted_call_is_entered(wrap):
+    program = program_of(lambda x: wrap(lambda y: jnp.sin(y) * 2)(x), X)
+    assert [e.primitive for e in program.equations] == [primitives.sin_p, primitives.mul_p]
+
+
+def test_a_jitted_call_may_close_over_arrays():
+    table = jnp.asarray(normal(4))
+    program = program_of(lambda x: jax.jit(lambda y: y + table)(x), X)
+    (outputs, _) = program.evaluate([X])
+    np.testing.assert_array_equal(outputs[0], X + table)
+
+
+def test_a_program_on_references_is_no_call():
+    def run(x):
+        total = jax.new_ref(jnp.zeros(()))
+        total[...] += x
+        return total[...]
+
+    closed = jax.make_jaxpr(lambda x: jax.jit(run)(x))(1.0)
+    np.testing.assert_allclose(read_program(closed).evaluate([jnp.asarray(1.0)])[0][0], 1.0)
+
+
+def test_jaxprs_are_found_by_type_open_or_closed():
+    closed = jax.make_jaxpr(jnp.sin)(1.0)
+    for parameter in (closed, closed.jaxpr, (closed, 1), [closed.jaxpr]):
+        (found,) = _jax.jaxprs_of({"any name": parameter, "other": 3})
+        assert isinstance(found, jex.ClosedJaxpr)
+        assert found.eqns[0].primitive is primitives.sin_p
+
+
+@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_operands_of_a_scan_are_constants_carry_and_scanned_in_that_order(length, reverse):
+    one, two = jnp.ones((length, 3)), jnp.full(3, 2.0)  # a constant may look like a scanned array
+
+    def loop(one, two, start, xs):
+        def body(h, x):
+            return (h[0] + x @ one.T @ one + two, h[1] + 1), (h[0], x * 2)
+
+        return lax.scan(body, (start, 0), xs, reverse=reverse, unroll=1)
+
+    equation, program = only(loop, one, two, jnp.full(3, 3.0), jnp.full((length, 3), 4.0))
+    assert equation.primitive is primitives.scan_p
+    parts = scan_parts(equation, program)
+    assert (parts.consts, parts.carry, parts.length, parts.reverse) == (2, 2, length, reverse)
+    shapes = [aval.shape for aval in parts.body.in_avals]
+    assert shapes == [(length, 3), (3,), (3,), (), (3,)]
+    assert [aval.shape for aval in parts.body.out_avals] == [(3,), (), (3,), (3,)]
+
+
+def test_a_scan_without_scanned_arrays_has_constants_and_carry_alone():
+    equation, program = only(lambda w, x: lax.scan(lambda h, _: (h @ w, None), x, None, length=2)[0], jnp.eye(4), X)
+    parts = scan_parts(equation, program)
+    assert (parts.consts, parts.carry) == (1, 1)
+
+
+def test_the_first_input_of_a_cond_chooses_among_its_branches():
+    def branches(chosen, x):
+        return lax.switch(chosen, [jnp.sin, jnp.cos, jnp.tanh], x)
+
+    program = program_of(branches, 1, X)
+    equation = program.equations[-1]
+    assert equation.primitive is primitives.cond_p
+    assert [b.eqns[0].primitive for b in equation.parameters["branches"]] == [
+        primitives.sin_p,
+        primitives.cos_p,
+        primitives.tanh_p,
+    ]
+    np.testing.assert_array_equal(equation.bind([jnp.int32(1), X])[0], jnp.cos(X))
+
+
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.dots_saveable])
+def test_a_checkpoint_holds_one_program_on_its_own_inputs(policy):
+    equation, _ = only(lambda w, x: jax.checkpoint(lambda w, x: jnp.sin(x @ w), policy=policy)(w, x), jnp.eye(4), X)
+    assert equation.primitive is unlisted().checkpoint
+    (held,) = equation.jaxprs
+    assert [aval.shape for aval in held.in_avals] == [(4, 4), (3, 4)]
+    assert equation.parameters["policy"] is policy
+    assert equation.parameters["prevent_cse"] is True
+
+
+def test_a_checkpoint_name_gives_its_input():
+    equation, _ = only(lambda x: checkpoint_name(x, "name"), X)
+    assert equation.primitive is unlisted().name
+    np.testing.assert_array_equal(equation.bind([X])[0], X)
+
+
+@jax.custom_jvp
+def halved(x):
+    return x * 1
+
+
+halved.defjvp(lambda primals, tangents: (halved(*primals), 0.5 * tangents[0]))
+
+
+@jax.custom_vjp
+def doubled(x):
+    return x * 1
+
+
+doubled.defvjp(lambda x: (doubled(x), None), lambda _, g: (2 * g,))
+
+
+@pytest.mark.parametrize(
+    ("function", "primitive", "slope"),
+    [(halved, primitives.custom_jvp_call_p, 0.5), (doubled, primitives.custom_vjp_call_p, 2.0)],
+    ids=["custom_jvp", "custom_vjp"],
+)
+def test_a_custom_derivative_survives_being_bound_again(function, primitive, slope):
+    equation, program = only(lambda x: function(x), 1.0)
+    assert equation.primitive is primitive
+    assert len(equation.jaxprs) == 1
+    assert jax.grad(lambda x: program.evaluate([x])[0][0])(1.0) == slope
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_a_map_over_devices_says_its_mesh_specs_and_axes(check_vma):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    specs = {"mesh": mesh, "in_specs": (P(), P("data")), "out_specs": P("data"), "check_vma": check_vma}
+    equation, _ = only(lambda w, x: jax.shard_map(lambda w, x: x @ w, **specs)(w, x), jnp.eye(4), jnp.ones((6, 4)))
+    assert equation.primitive is unlisted().shard_map
+    parts = _jax.shard_map_of(equation.parameters)
+    assert parts.in_specs == (P(), P("data"))
+    assert parts.out_specs == (P("data"),)
+    assert (parts.axes, parts.check_vma, dict(parts.mesh.shape)) == (("data",), check_vma, {"data": 2})
+    assert [aval.shape for aval in parts.body.in_avals] == [(4, 4), (3, 4)]
+    assert (unlisted().vary in {eqn.primitive for eqn in parts.body.eqns}) == check_vma
+
+
+LAYOUTS = [
+    lambda x: x.reshape(4, 3),
+    lambda x: x.T,
+    lambda x: x[:, :1].squeeze(1),
+    lambda x: jnp.broadcast_to(x, (2, 3, 4)),
+    lambda x: lax.slice(x, (0, 1), (3, 3), (2, 1)),
+    lambda x: jnp.flip(x, 1),
+    lambda x: x.astype(jnp.bfloat16),
+    lambda x: lax.reduce_precision(x, 5, 10),
+    lambda x: jnp.copy(x),
+]
+
+
+@pytest.mark.parametrize("function", LAYOUTS)
+def test_a_layout_moves_labels_as_it_moves_numbers(function):
+    labels = np.arange(12).reshape(3, 4)
+    expected = np.asarray(function(jnp.asarray(labels, jnp.float32)), np.float32)
+    for equation in program_of(function, X).equations:
+        assert _tracked.is_layout(equation)
+        labels = relabeling(equation)(labels)
+    np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "names"),
+    [
+        (jnp.dot, [(3, 4), (4, 2)], {"dimension_numbers"}),
+        (
+            lambda x, w: lax.conv(x, w, (1, 1), "SAME"),
+            [(2, 3, 5, 5), (4, 3, 3, 3)],
+            {
+                "dimension_numbers",
+                "window_strides",
+                "padding",
+                "lhs_dilation",
+                "rhs_dilation",
+                "feature_group_count",
+                "batch_group_count",
+            },
+        ),
+        (lambda x: lax.dynamic_slice(x, (0, 0), (1, 4)), [(3, 4)], {"slice_sizes"}),
+        (lambda x: x.sum(1), [(3, 4)], {"axes"}),
+    ],
+    ids=["dot_general", "conv_general_dilated", "dynamic_slice", "reduce_sum"],
+)
+def test_an_operation_has_the_parameters_that_are_read(function, shapes, names):
+    program = program_of(function, *(jnp.ones(shape) for shape in shapes))
+    assert names <= program.equations[-1].parameters.keys()
+
+
+def test_a_lookup_has_the_parameters_that_are_read():
+    program = program_of(lambda table, i: jnp.take(table, i, axis=0), X, jnp.asarray([0, 2]))
+    (equation,) = (e for e in program.equations if e.primitive is primitives.gather_p)
+    numbers = equation.parameters["dimension_numbers"]
+    assert numbers.start_index_map == (0,)
+    assert numbers.offset_dims == (1,)
+    assert numbers.operand_batching_dims == ()
+    assert equation.parameters["slice_sizes"] == (1, 4)
+    assert isinstance(equation.parameters["mode"], lax.GatherScatterMode)
+
+
+def test_operations_that_jax_does_not_list_are_found_whatever_is_in_force():
+    """The examples are traced apart from the caller's mesh, trace and settings."""
+    expected = unlisted()
+    assert None not in vars(expected).values()
+    unlisted.cache_clear()
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        found = []
+        jax.make_jaxpr(lambda x: [found.append(unlisted()), x][1])(1.0)
+    assert found == [expected]
+
+
+def test_an_example_that_jax_refuses_is_none(monkeypatch):
+    """Such an operation is then met like any other that is not known."""
+    unlisted.cache_clear()
+    jax.clear_caches()  # of the example that was traced before
+    monkeypatch.setattr(jax, "shard_map", None)
+    try:
+        assert (unlisted().shard_map, unlisted().vary) == (None, None)
+        assert unlisted().checkpoint is not None
+    finally:
+        unlisted.cache_clear()
+
+
+PARAMS = {"w": jnp.asarray(normal(4, 4)), "v": jnp.asarray(normal(4, 2))}
+
+
+def check_listed(loss_fn, reason):
+    """`w` is listed with the reason, `v` is covered, and a step is taken."""
+    neurons = lnb.find_neurons(loss_fn, PARAMS, X)
+    ((path, why),) = neurons.uncovered
+    assert path == "['w']"
+    assert reason in why
+    assert [neuron.paths for neuron in neurons] == [("['v']",)]
+    value, grads, features = neurons.value_and_grad(PARAMS, X)
+    expected = jax.value_and_grad(loss_fn)(PARAMS, X)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(grads["w"], expected[1]["w"], rtol=1e-6)
+    optimizer = lnb.lnb(neurons, 0.1)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, features=features)
+    assert np.all(np.isfinite(updates["w"]))
+
+
+def test_a_layout_with_unknown_parameters_lists_what_goes_in(monkeypatch):
+    monkeypatch.setitem(_tracked._LAYOUTS, primitives.transpose_p, (np.transpose, ("order",)))
+    check_listed(
+        lambda p, x: jnp.sum(jnp.tanh(x @ p["w"].T + x @ p["w"]) @ p["v"]),
+        "used by a `transpose` of an unknown form: it has no `order`, but permutation",
+    )
+
+
+def test_a_loop_of_unknown_operands_lists_what_goes_in(monkeypatch):
+    def raises(*_):
+        raise _jax.NotUnderstoodError("its operands are others")
+
+    monkeypatch.setattr("lnb._regions.scan_of", raises)
+
+    def loss_fn(p, x):
+        x, _ = lax.scan(lambda h, _: (jnp.tanh(h @ p["w"]), None), x @ p["w"], None, length=2)
+        return jnp.sum(jnp.tanh(x) @ p["v"])
+
+    check_listed(loss_fn, "used by a `scan` of an unknown form: its operands are others")
+
+
+def test_a_program_that_cannot_be_entered_lists_what_goes_in():
+    """The parameter's other use is no neuron either: its metric would leave this one out."""
+
+    def loss_fn(p, x):
+        def times(b):
+            return b @ (p["w"] @ p["w"].T + jnp.eye(4))
+
+        solved = lax.custom_linear_solve(
+            times, x @ p["w"], lambda f, b: jax.scipy.sparse.linalg.cg(f, b)[0], None, True
+        )
+        return jnp.sum(jnp.tanh(solved) @ p["v"])
+
+    check_listed(loss_fn, "used inside a `custom_linear_solve`, whose steps cannot be recorded")
