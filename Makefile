@@ -1,15 +1,23 @@
 # Everything runs from virtual environments that these targets make themselves.
 
 PYTHON ?= python3
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 OLDEST_JAX ?= 0.8.0
 WORKERS ?= 2
+
+# Pip gives Python 3.12 and newer a newer JAX than older ones.
+NEWER_PYTHONS = $(shell .ci/find-python)
+NEWEST_PYTHON = $(lastword $(NEWER_PYTHONS))
+
+# Finding neurons, every case, solvers and the update: what a change of JAX or of the library breaks first.
+FAST_TESTS = $(addprefix tests/test_, jax_facts.py cases.py find.py neurons.py regions.py solvers.py transform.py imports.py)
 
 # Real data lies beside a checkout on machines without internet.
 ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= ../shared/data
 endif
 
-.PHONY: demo test check docs pages bench bench-kfac format test-matrix test-kfac clean
+.PHONY: demo test test-fast test-newest check docs pages bench bench-kfac format test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -19,6 +27,19 @@ demo: .venv/installed
 
 test: .venv/installed
 	.venv/bin/pytest -n $(WORKERS)
+
+# Under four minutes on two cores.
+test-fast: .venv/installed
+	.venv/bin/pytest -n $(WORKERS) $(FAST_TESTS)
+
+# The same on the newest JAX, where a Python that gets it is found.
+test-newest:
+	@if [ -n "$(NEWEST_PYTHON)" ]; then \
+		$(MAKE) --no-print-directory .venv-$(NEWEST_PYTHON)/installed && \
+		.venv-$(NEWEST_PYTHON)/bin/pytest -n $(WORKERS) $(FAST_TESTS); \
+	else \
+		echo "No Python 3.12 or newer was found: the fast tests on the newest JAX were not run."; \
+	fi
 
 check: .venv/installed
 	.venv/bin/ruff format --check .
@@ -48,17 +69,23 @@ format: .venv/installed
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-test-matrix: .venv-oldest/installed .venv-newest/installed
-	.venv-oldest/bin/pytest -n $(WORKERS)
-	.venv-newest/bin/pytest -n $(WORKERS)
+# Everything: on the newest JAX of $(PYTHON), the oldest that is supported, 0.11, and the newest of each newer Python.
+MATRIX = oldest $(if $(NEWER_PYTHONS),0.11) $(NEWER_PYTHONS)
+test-matrix: test $(MATRIX:%=.venv-%/installed)
+	for name in $(MATRIX); do .venv-$$name/bin/pytest -n $(WORKERS) || exit; done
 	$(MAKE) --no-print-directory test-kfac
 
 # The K-FAC baseline.
 test-kfac: .venv-kfac/installed
 	.venv-kfac/bin/pytest tests/test_kfac.py
 
-.venv/installed: pyproject.toml
+# Made anew for another Python.
+.venv/python-$(PYTHON_VERSION):
+	rm -rf .venv
 	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: pyproject.toml .venv/python-$(PYTHON_VERSION)
 	.venv/bin/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
@@ -67,9 +94,14 @@ test-kfac: .venv-kfac/installed
 	.venv-oldest/bin/python -m pip install --quiet -e '.[dev]' 'jax==$(OLDEST_JAX)'
 	touch $@
 
-.venv-newest/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+.venv-0.11/installed: pyproject.toml
+	$$(.ci/find-python $(firstword $(NEWER_PYTHONS))) -m venv .venv-0.11
+	.venv-0.11/bin/python -m pip install --quiet -e '.[dev]' 'jax==0.11.*'
+	touch $@
+
+.venv-3.%/installed: pyproject.toml
+	$$(.ci/find-python 3.$*) -m venv .venv-3.$*
+	.venv-3.$*/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 	touch $@
 
 .venv-kfac/installed: pyproject.toml
@@ -78,4 +110,4 @@ test-kfac: .venv-kfac/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest .venv-kfac .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis build dist

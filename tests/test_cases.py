@@ -150,9 +150,9 @@ def check_statistics(case, neurons, params, results):
         packed = neuron.pack(vectors)
         assert packed.shape == neuron.shape
         parts = neuron.unpack(neuron.pack(params))
-        for path, leaf in zip(neuron.paths, (leaves[k] for k in neuron.leaves), strict=True):
-            inside = np.asarray(parts[path])
-            np.testing.assert_array_equal(inside[inside != 0], np.asarray(leaf)[inside != 0])
+        for path, k in zip(neuron.paths, neuron.leaves, strict=True):
+            mask = neuron.covered[k]
+            np.testing.assert_array_equal(parts[path], leaves[k] if mask is None else np.where(mask, leaves[k], 0))
         if neuron.kind in NOT_CANONICAL:
             with pytest.raises(ValueError, match="has no"):
                 neuron.gram(lnb.Features((), (None,) * len(neurons), neurons.signature))

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,3 +130,18 @@ def test_only_the_command_line_prints(name):
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+def test_importing_traces_nothing_and_leaves_optax_for_later():
+    program = """
+import sys, jax, jax.monitoring
+traced = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: traced.append(name))
+import lnb
+assert traced == [], traced
+assert "optax" not in sys.modules
+assert "jax.scipy.linalg" not in sys.modules
+jax.make_jaxpr(lambda x: x + 1)(1.0)
+assert any("trace" in name for name in traced), traced
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -107,6 +107,7 @@ def test_layers_of_one_shape_share_their_kernels(solver, width):
     assert many <= 1.1 * few
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 9), reason="the compiler of JAX 0.8 writes one array more")
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("solver", [lnb.Diagonal(), lnb.LowRank(4)], ids=["Diagonal", "LowRank"])
 def test_a_step_of_wide_layers_writes_two_arrays_like_their_weights(solver):
