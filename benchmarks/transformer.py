@@ -120,7 +120,7 @@ def main() -> None:
     params, rate, ridge = init(jax.random.key(0)), settings.learning_rate, settings.ridge
     neurons = lnb.find_neurons(loss_fn, params, images[: settings.batch], labels[: settings.batch])
     solvers = {
-        "auto": lnb.auto(),
+        "auto": lnb.Auto(),
         "low-rank": lnb.LowRank(ridge=ridge, relative=True, samples=0.25),
         "cholesky": lnb.Cholesky(every=settings.every, ridge=ridge, relative=True, samples=0.25),
         "diagonal": lnb.Diagonal(ridge=ridge, relative=True),

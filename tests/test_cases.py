@@ -18,6 +18,7 @@ def test_no_row_is_there_twice():
     assert len({case.name for case in EVERY}) == len(EVERY)
 
 
+@pytest.mark.filterwarnings("ignore:The neurons cover")
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name.replace("`", ""))
 def test_case(x64, quick_compilation, case):
     with jax.numpy_dtype_promotion(case.promotion):

@@ -256,7 +256,8 @@ PARAMS = {"w": jnp.asarray(normal(4, 4)), "v": jnp.asarray(normal(4, 2))}
 
 def check_listed(loss_fn, reason):
     """`w` is listed with the reason, `v` is covered, and a step is taken."""
-    neurons = lnb.find_neurons(loss_fn, PARAMS, X)
+    with pytest.warns(UserWarning, match="The neurons cover 33.3% of the parameters"):
+        neurons = lnb.find_neurons(loss_fn, PARAMS, X)
     ((path, why),) = neurons.uncovered
     assert path == "['w']"
     assert reason in why

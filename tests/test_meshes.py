@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import lnb
 
 SOLVERS = {
-    "auto": lnb.auto(),
+    "auto": lnb.Auto(),
     "CG": lnb.CG(),
     "Cholesky": lnb.Cholesky(every=3),
     "LowRank": lnb.LowRank(rank=3),
@@ -109,9 +109,9 @@ def test_eight_devices_of_a_default_mesh_take_the_steps_of_one(solver, step):
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 def test_the_mesh_may_be_set_for_all(kind):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
-    expected = train(lnb.auto(), "spectral", single, count=3)
+    expected = train(lnb.Auto(), "spectral", single, count=3)
     with jax.set_mesh(mesh):
-        params = train(lnb.auto(), "spectral", *sharded(mesh), count=3)
+        params = train(lnb.Auto(), "spectral", *sharded(mesh), count=3)
     for name, got in params.items():
         np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max(), err_msg=name)
 

@@ -135,7 +135,7 @@ def test_a_use_without_the_bias_counts_for_the_weight_alone(x64, name):
         lnb.LowRank(rank=2, relative=True),
         lnb.Diagonal(relative=True),
         lnb.CG(relative=True),
-        lnb.auto(),
+        lnb.Auto(),
     ],
     ids=["Cholesky", "LowRank", "Diagonal", "CG", "auto"],
 )
@@ -365,7 +365,7 @@ def test_whitening_solves_with_the_dense_metric(seed, groups, inputs, outputs, r
 
 @pytest.mark.parametrize(
     "solver",
-    [lnb.auto(), lnb.LowRank(2), lnb.Cholesky(), lnb.Diagonal(), lnb.CG()],
+    [lnb.Auto(), lnb.LowRank(2), lnb.Cholesky(), lnb.Diagonal(), lnb.CG()],
     ids=["auto", "LowRank", "Cholesky", "Diagonal", "CG"],
 )
 def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
@@ -381,7 +381,7 @@ def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
     neurons = lnb.find_neurons(scaled, params, x, strict=True)
     _, grads, features = neurons.value_and_grad(params, x)
     assert max(neuron.groups for neuron in neurons) > 1
-    for block in plan_blocks(neurons, solver):
+    for block in plan_blocks(neurons, neurons.sharing, solver):
         statistics, memory = block.init()
         clock = Clock(jnp.zeros((), jnp.int32), jnp.asarray(block.turn, jnp.int32))
         renewed = block.renew(features, statistics, clock, True)
@@ -398,7 +398,7 @@ def test_fewer_samples_are_every_kth(x64):
     neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p["w"]).sum(), params, x)
     (neuron,) = neurons
     _, _, features = neurons.value_and_grad(params, x)
-    thinned, arrays = neuron.features.thin(features.arrays, 4)
+    thinned, arrays = neuron.features.thin(features.arrays, 1 / 4)
     gram, _ = thinned.gram(arrays)
     rows = np.reshape(x[::4], (-1, 4))
     np.testing.assert_allclose(gram[0], rows.T @ rows / len(rows), rtol=1e-12)

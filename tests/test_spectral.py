@@ -172,10 +172,10 @@ def test_each_neurons_output_changes_by_the_learning_rate_and_no_parameter_is_le
     assert all(np.any(update != 0) for update in jax.tree.leaves(updates))
 
 
-@pytest.mark.parametrize(("samples", "is_spectral"), [(40, False), (400, True)])
+@pytest.mark.parametrize(("samples", "is_spectral"), [(400, False), (4000, True)])
 def test_a_neuron_of_few_samples_for_its_size_takes_a_step_as_long_without_the_root(samples, is_spectral):
     random = np.random.default_rng(3)
-    x, params = jnp.asarray(random.standard_normal((samples, 9))), jnp.asarray(random.standard_normal((9, 8)))
+    x, params = jnp.asarray(random.standard_normal((samples, 40))), jnp.asarray(random.standard_normal((40, 36)))
     neurons = lnb.find_neurons(lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 3), params, x)
     _, grads, features = neurons.value_and_grad(params, x)
     transform = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(every=1, decay=0.0, ridge=1e-12))

@@ -91,7 +91,7 @@ def test_a_step_holds_no_second_pass():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="kernels are counted as the CPU's compiler forms them")
 @pytest.mark.parametrize(
     ("solver", "width"),
-    [(lnb.auto(), 8), (lnb.LowRank(4), 8), (lnb.Diagonal(), 8), (lnb.Cholesky(every=10), 128)],
+    [(lnb.Auto(), 8), (lnb.LowRank(4), 8), (lnb.Diagonal(), 8), (lnb.Cholesky(every=10), 128)],
     ids=["auto", "LowRank", "Diagonal", "Cholesky"],
 )
 def test_layers_of_one_shape_share_their_kernels(solver, width):
@@ -122,7 +122,7 @@ def test_a_step_of_wide_layers_writes_two_arrays_like_their_weights(solver):
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_state_can_be_donated():
     """A donated state is updated in place: the compiled step keeps no second copy of it."""
-    for solver in (lnb.auto(), lnb.LowRank(4), lnb.Cholesky(), lnb.CG()):
+    for solver in (lnb.Auto(), lnb.LowRank(4), lnb.Cholesky(), lnb.CG()):
         step, state = boosting_step(solver)
         compiled = jax.jit(step, donate_argnums=(0, 1)).lower(PARAMS, state, X).compile()
         kept = sum(leaf.nbytes for leaf in jax.tree.leaves((PARAMS, state)))

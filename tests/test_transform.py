@@ -273,12 +273,13 @@ def test_a_batch_that_is_not_finite_changes_nothing(solver, poison):
     bad[3, 2] = poison
     after, skipped, _ = step(params, state, bad, labels)
     assert int(skipped.skipped) == 1
-    unchanged = (after, skipped._replace(skipped=state.skipped))
+    assert int(skipped.skipped_in_a_row) == 1
+    unchanged = (after, skipped._replace(skipped=state.skipped, skipped_in_a_row=state.skipped_in_a_row))
     for got, wanted in zip(jax.tree.leaves(unchanged), jax.tree.leaves((params, state)), strict=True):
         np.testing.assert_array_equal(got, wanted)
     after, state, loss = step(after, skipped, x, labels)
     assert np.isfinite(loss)
-    assert int(state.skipped) == 1
+    assert (int(state.skipped), int(state.skipped_in_a_row)) == (1, 0)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)

@@ -2,9 +2,11 @@
 
 from lnb._neuron import Features as Features
 from lnb._neuron import Neuron as Neuron
+from lnb._neuron import join_features as join_features
 from lnb._neurons import Neurons as Neurons
 from lnb._neurons import find_neurons as find_neurons
 from lnb._solvers import CG as CG
+from lnb._solvers import Auto as Auto
 from lnb._solvers import Cholesky as Cholesky
 from lnb._solvers import Diagonal as Diagonal
 from lnb._solvers import LowRank as LowRank

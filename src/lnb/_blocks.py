@@ -20,13 +20,13 @@ from jax import Array
 from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import TiedFeatureSet
 from lnb._neuron import Features, Neuron
-from lnb._neurons import Neurons
-from lnb._solvers import CG, AnyFeatureSet, Solution, Solver, Sylvester
+from lnb._solvers import CG, AnyFeatureSet, Auto, Solution, Solver, Sylvester, settings_of, with_settings
 from lnb._spectral import norm_step, spectral_operations, spectral_step
 
-SolverChoice = Solver | Callable[[Neuron], Solver]
+SolverChoice = Solver | Auto | Callable[[Neuron], Solver]
 
 _SPECTRAL_SHARE = 0.25  # of a neuron's forward and backward pass, three products of [n, i] and [i, o]
+_LEAST_SAMPLES = 256  # that this is reckoned with, so that small batches step alike
 
 
 class Clock(NamedTuple):
@@ -102,20 +102,21 @@ class Block:
 
     def _ask(self, method: Literal["update", "solve"], features: Features, *args: Any) -> Any:
         """What the solver makes of the features that the neurons read in this batch."""
-        feature_set = features.sets[self.neurons[0].index]
+        feature_set = self.neurons[0].read(features)
         assert feature_set is not None
         if isinstance(feature_set, EquationFeatureSet):  # equal to no other
             return getattr(self.solver, method)(feature_set, features.arrays, *args)
         # The features of layers that are alike are equal once they are numbered alike.
         places = sorted({place for reading in feature_set.readings for place in reading.places})
         moved = feature_set.moved({place: k for k, place in enumerate(places)})
-        return _traced_once(self.solver, method, moved, tuple(features.arrays[place] for place in places), *args)
+        fixed, arrays = settings_of(self.solver)
+        return _traced_once(fixed, method, moved, arrays, tuple(features.arrays[place] for place in places), *args)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _traced_once(solver: Solver, method: str, features: AnyFeatureSet, *args: Any) -> Any:
-    """A method of a solver, traced once for all layers that are alike."""
-    return getattr(solver, method)(features, *args)
+def _traced_once(fixed: Any, method: str, features: AnyFeatureSet, settings: dict[str, Any], *args: Any) -> Any:
+    """A method of a solver with these settings, traced once for all layers that are alike."""
+    return getattr(with_settings(fixed, settings), method)(features, *args)
 
 
 def own_step(neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array, Array]:
@@ -125,7 +126,7 @@ def own_step(neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array
     """
     direction, squared, _ = solution
     groups, rows, outputs = direction.shape
-    own = 6.0 * groups * neuron.samples * rows * outputs
+    own = 6.0 * groups * max(neuron.samples, _LEAST_SAMPLES) * rows * outputs
     if min(rows, outputs) > 1 and spectral_operations((groups, rows, outputs)) <= _SPECTRAL_SHARE * own:
         return spectral_step(direction, gradient, neuron.has_bias)
     # The channels of a scale, groups of one output each, have one length.
@@ -133,13 +134,22 @@ def own_step(neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array
     return norm_step(direction, length, neuron.has_bias), squared
 
 
-def plan_blocks(neurons: Neurons, choice: SolverChoice) -> list[Block]:
-    """The blocks of the neurons that have a metric."""
-    rows: dict[Any, list[Neuron]] = {}
-    for neuron, shared in zip(neurons, neurons.sharing, strict=True):
-        if neuron.features is not None:
-            rows.setdefault((_solver_of(neuron, choice), shared), []).append(neuron)
-    return _in_turn([Block(solver, tuple(row)) for (solver, _), row in rows.items()])
+def plan_blocks(neurons: Sequence[Neuron], sharing: Sequence[int], choice: SolverChoice) -> list[Block]:
+    """The blocks of the neurons that have a metric; `sharing` tells for every neuron found whose features it reads."""
+    rows: dict[Any, tuple[Solver, list[Neuron]]] = {}
+    for neuron in neurons:
+        if neuron.features is None:
+            continue
+        solver = _solver_of(neuron, choice)
+        fixed, arrays = settings_of(solver)
+        alike = (
+            fixed,
+            tuple((name, id(array)) for name, array in arrays.items()),
+            sharing[neuron.index],
+            neuron.has_bias,
+        )
+        rows.setdefault(alike, (solver, []))[1].append(neuron)
+    return _in_turn([Block(solver, tuple(row)) for solver, row in rows.values()])
 
 
 def _in_turn(blocks: Sequence[Block]) -> list[Block]:
@@ -158,6 +168,8 @@ def _in_turn(blocks: Sequence[Block]) -> list[Block]:
 def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
     if hasattr(choice, "solve"):
         solver: Any = choice
+    elif isinstance(choice, Auto):
+        solver = choice.choose(neuron)
     elif callable(choice):
         solver = choice(neuron)
     else:

@@ -6,15 +6,17 @@ M v of eq. (11) is the VJP of the JVP of the equations; since the output is affi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from lnb._linear_maps import Arrays
+from lnb._linear_maps import Arrays, align
 
 Leaves = Mapping[int, Array]
 """Parameter leaves by their number in the flattened tree."""
@@ -29,6 +31,31 @@ class EquationReading:
     samples: int
     weight_source: int = -1
     repeats: int = 1
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The places in `Features.arrays` that this use reads."""
+        return self.sources if self.weight_source < 0 else (*self.sources, self.weight_source)
+
+    def weighted(
+        self, arrays: Arrays, shapes: Sequence[tuple[int, jax.ShapeDtypeStruct]], weights: Array, place: int
+    ) -> tuple[EquationReading, Array, Array]:
+        """The use with each sample weighted: its output times the weights' roots at `place`, n after it."""
+        like = jax.eval_shape(self.function, dict(shapes), [arrays[source] for source in self.sources])
+        aligned = align(weights, like.shape)
+        roots = jnp.sqrt(aligned).reshape(aligned.shape + (1,) * (len(like.shape) - aligned.ndim)).astype(like.dtype)
+        share = aligned.mean() if self.weight_source < 0 else aligned.mean() * arrays[self.weight_source].mean()
+
+        def function(leaves: Leaves, features: Sequence[Array]) -> Array:
+            return self.function(leaves, features[:-1]) * features[-1]
+
+        weighted = replace(self, function=function, sources=(*self.sources, place), weight_source=place + 1)
+        return weighted, roots, share
+
+    def moved(self, places: Mapping[int, int]) -> EquationReading:
+        """The same use, reading other places."""
+        weight_source = self.weight_source if self.weight_source < 0 else places[self.weight_source]
+        return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=weight_source)
 
     def count(self, arrays: Arrays) -> Array:
         """How many samples there are: those of the runs, where it may be passed over."""
@@ -53,6 +80,34 @@ class EquationFeatureSet:
     def samples(self) -> int:
         """N of eq. (11)."""
         return sum(reading.samples for reading in self.readings)
+
+    def moved(self, places: Mapping[int, int]) -> EquationFeatureSet:
+        """The same equations, reading other places in `Features.arrays`."""
+        return replace(self, readings=tuple(reading.moved(places) for reading in self.readings))
+
+    def joined(self, other: EquationFeatureSet) -> EquationFeatureSet:
+        """The equations of both batches: their samples add up."""
+        return replace(self, readings=self.readings + other.readings)
+
+    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[EquationFeatureSet, list[Array]]:
+        """The equations with each sample weighted, by arrays to be put at `place` and after."""
+        readings, added = [], []
+        for reading in self.readings:
+            weighted, roots, share = reading.weighted(arrays, self.shapes, weights, place + len(added))
+            readings.append(weighted)
+            added += [roots, share]
+        return replace(self, readings=tuple(readings)), added
+
+    def without(self, left_out: frozenset[int]) -> EquationFeatureSet:
+        """The equations of the other leaves, these held at zero."""
+        zeros: Any = {leaf: np.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes if leaf in left_out}
+
+        def alone(reading: EquationReading) -> EquationReading:
+            return replace(reading, function=lambda values, f: reading.function({**values, **zeros}, f))
+
+        shapes = tuple((leaf, shape) for leaf, shape in self.shapes if leaf not in left_out)
+        size = sum(prod(shape.shape) for _, shape in shapes)
+        return replace(self, readings=tuple(alone(r) for r in self.readings), shapes=shapes, inputs=size)
 
     def unravel(self, vector: Array) -> dict[int, Array]:
         """The leaves of V [1, i, 1], in its own type."""
@@ -79,4 +134,4 @@ class EquationFeatureSet:
             (pulled,) = pullback(moved.astype(output.dtype))
             total = total + reading.repeats * self.ravel(pulled).astype(vector.dtype)
         count = reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
-        return total / jnp.maximum(count, 1).astype(vector.dtype)
+        return total / jnp.where(count > 0, count, 1).astype(vector.dtype)

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._linear_maps import Arrays, FeatureMap, gram_of
+from lnb._linear_maps import Arrays, FeatureMap, SampleWeight, gram_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ class Reading:
         samples = self.samples * thinned.size // recorded.size
         return replace(self, sources=(place,), samples=samples), [thinned]
 
+    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[Reading, Array]:
+        """The use with each sample weighted, by an array to be put at `place`."""
+        rows = [m.weights(arrays[s], weights) for m, s in zip(self.maps, self.sources, strict=True)]
+        own = rows[0][None, :, None]  # [1, n, 1]
+        ran = self.weights(arrays)
+        own = own if ran is None else ran * own.astype(ran.dtype)
+        return replace(self, weight=SampleWeight(), weight_source=place), own
+
     def weights(self, arrays: Arrays) -> Array | None:
         """The weight of each sample [g, n, 1], 1 or 0; None where all are 1."""
         return None if self.weight is None else self.weight.matrix(arrays[self.weight_source])
@@ -72,9 +80,14 @@ class Reading:
 
     def sums(self, arrays: Arrays) -> tuple[Array, Array]:
         """Sums over the samples of the features and of their squares, each [g, i]."""
-        parts = [m.moments(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        recorded = [(m, arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
+        if isinstance(self.weight, SampleWeight):
+            weights = self.weight.matrix(arrays[self.weight_source])[:, :, 0]
+            parts, count = [m.weighted_moments(x, weights) for m, x in recorded], self.count(arrays)
+        else:  # what a region that did not run recorded is zero
+            parts, count = [m.moments(x) for m, x in recorded], self.samples
         mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        return mean * self.samples, square * self.samples
+        return mean * count, square * count
 
     def gram(self, arrays: Arrays) -> tuple[Array, Array]:
         """X^T X [g, i, i] and X^T 1 [g, i]."""
@@ -133,6 +146,10 @@ class FeatureSet:
             return 1.0
         return sum(reading.samples for reading in self.readings if reading.has_bias) / self.samples
 
+    def count(self, arrays: Arrays) -> Array:
+        """n of this batch [g or 1, 1]: the sum of its samples' weights."""
+        return reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
+
     def bias_square(self, arrays: Arrays) -> Array:
         """E[c^2] of this batch [g or 1, 1]: `bias_share`, or 0 where the region that adds the bias did not run."""
         return reduce(jnp.add, [r.count(arrays) for r in self.readings if r.has_bias]) / self._count(arrays)
@@ -141,8 +158,32 @@ class FeatureSet:
         """The same features, read from other places in `Features.arrays`."""
         return replace(self, readings=tuple(reading.moved(places) for reading in self.readings))
 
-    def thin(self, arrays: Arrays, every: int) -> tuple[FeatureSet, Arrays]:
-        """The features of about every k-th sample, and the arrays that they are read from."""
+    def joined(self, other: FeatureSet) -> FeatureSet:
+        """The features of both batches: their samples add up."""
+        return replace(self, readings=self.readings + other.readings)
+
+    def of_samples(self, count: int) -> FeatureSet:
+        """The same features as if there were so many samples; of use for its sizes alone."""
+        return replace(self, readings=(replace(self.readings[0], samples=count),))
+
+    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[FeatureSet, list[Array]]:
+        """The features with each sample weighted, by arrays to be put at `place` and after."""
+        pairs = [reading.weighted(arrays, weights, place + k) for k, reading in enumerate(self.readings)]
+        return replace(self, readings=tuple(reading for reading, _ in pairs)), [array for _, array in pairs]
+
+    def without_bias(self) -> FeatureSet:
+        """The features of the weights alone."""
+        readings = tuple(replace(reading, has_bias=False) for reading in self.readings)
+        return replace(self, readings=readings, has_bias=False)
+
+    @property
+    def sample_rank(self) -> int:
+        """How many axes the samples are spread over: 1 where an example is a sample, more for positions and pixels."""
+        return max(m.sample_rank for reading in self.readings for m in reading.maps)
+
+    def thin(self, arrays: Arrays, share: float) -> tuple[FeatureSet, Arrays]:
+        """The features of at least this share of the samples, every k-th, and the arrays that they are read from."""
+        every = int(1 / share + 1e-6)
         if every == 1:
             return self, arrays
         readings, thinned = [], list(arrays)
@@ -178,12 +219,13 @@ class FeatureSet:
 
     def _mean(self, sums: Sequence[Array], arrays: Arrays) -> Array:
         used = [(s, r) for s, r in zip(sums, self.readings, strict=True) if r.has_bias or not self.has_bias]
-        count = jnp.maximum(reduce(jnp.add, [reading.count(arrays) for _, reading in used]), 1)
-        return reduce(jnp.add, [s for s, _ in used]) / count
+        count = reduce(jnp.add, [reading.count(arrays) for _, reading in used])
+        return reduce(jnp.add, [s for s, _ in used]) / jnp.where(count > 0, count, 1)
 
     def _count(self, arrays: Arrays) -> Array:
         """n, or 1 where nothing ran: the sums are zero then."""
-        return jnp.maximum(reduce(jnp.add, [reading.count(arrays) for reading in self.readings]), 1)
+        count = self.count(arrays)
+        return jnp.where(count > 0, count, 1)
 
 
 @dataclass(frozen=True)
@@ -211,6 +253,16 @@ class TiedFeatureSet:
     def moved(self, places: Mapping[int, int]) -> TiedFeatureSet:
         """As `FeatureSet.moved`."""
         return replace(self, first=self.first.moved(places), second=self.second.moved(places))
+
+    def joined(self, other: TiedFeatureSet) -> TiedFeatureSet:
+        """As `FeatureSet.joined`."""
+        return replace(self, first=self.first.joined(other.first), second=self.second.joined(other.second))
+
+    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[TiedFeatureSet, list[Array]]:
+        """As `FeatureSet.weighted`."""
+        first, added = self.first.weighted(arrays, weights, place)
+        second, more = self.second.weighted(arrays, weights, place + len(added))
+        return replace(self, first=first, second=second), added + more
 
     @property
     def inputs(self) -> int:

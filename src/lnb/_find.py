@@ -6,7 +6,7 @@ Outputs that use the same parameter elements are one neuron, whose metric sums o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ class FoundNeuron:
         features: where its statistics come from; None where the metric is the identity.
         pack: from the leaves to [g, i(+1), o], linear.
         covered: for each leaf, which of its elements belong to the neuron; None for all.
+        bias_leaves: the leaves that are its bias.
         equations: the neuron kept as its equations, whatever its kind: slower, and the reference for the rest.
     """
 
@@ -48,6 +49,35 @@ class FoundNeuron:
     pack: Callable[[Leaves], Array]
     covered: Mapping[int, Labels | None]
     equations: EquationFeatureSet
+    bias_leaves: frozenset[int] = frozenset()
+
+    def without(self, left_out: frozenset[int]) -> FoundNeuron | None:
+        """The neuron of its other leaves, these held; None where only leaves with the identity metric are left.
+
+        Raises:
+            ValueError: its weights cannot be parted.
+        """
+        rest = tuple(leaf for leaf in self.leaves if leaf not in left_out)
+        if len(rest) == len(self.leaves):
+            return self
+        weights = set(self.leaves) - self.bias_leaves
+        if not rest or weights <= left_out:
+            return None
+        kept = replace(self, leaves=rest, covered={leaf: self.covered[leaf] for leaf in rest})
+        if self.features is None:
+            return kept
+        if isinstance(self.features, EquationFeatureSet):
+            features = self.features.without(left_out)
+            return replace(kept, features=features, inputs=features.inputs, pack=features.ravel)
+        if isinstance(self.features, TiedFeatureSet) or not self.bias_leaves <= left_out or weights & left_out:
+            raise ValueError("its weights cannot be trained apart from each other")
+
+        def pack(values: Leaves) -> Array:
+            zeros = {leaf: jnp.zeros(shape.shape, shape.dtype) for leaf, shape in self.equations.shapes}
+            dtype = next(iter(values.values())).dtype
+            return self.pack({leaf: values.get(leaf, zero.astype(dtype)) for leaf, zero in zeros.items()})[:, :-1]
+
+        return replace(kept, features=self.features.without_bias(), pack=pack, bias_leaves=frozenset())
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -196,6 +226,7 @@ def _canonical(uses: list[Use], forms: list[Form], search: Search) -> FoundNeuro
         form.pack,
         _covered([form], leaves, search),
         _equations(uses, search),
+        form.bias_leaves,
     )
 
 
@@ -223,6 +254,7 @@ def _tied(uses: list[Use], straight: list[Form], transposed: list[Form], search:
         pack,
         _covered([first, second], leaves, search),
         _equations(uses, search),
+        first.bias_leaves | second.bias_leaves,
     )
 
 

@@ -49,6 +49,27 @@ def thin_axis(array: Array, axes: Sequence[int], every: int) -> Array:
     return lax.slice_in_dim(array, 0, array.shape[axis], min(every, array.shape[axis]), axis)
 
 
+def align(weights: Array, samples: Sequence[int]) -> Array:
+    """Weights of a batch [b1, b2, ..] for samples of these axes: repeated over more axes, averaged over fewer.
+
+    Raises:
+        ValueError: the leading axes are not the batch's, one by one or as their product.
+    """
+    if samples and weights.size == samples[0] and weights.shape[0] != samples[0]:
+        weights = weights.reshape(-1)
+    shared = min(weights.ndim, len(samples))
+    if weights.shape[:shared] != tuple(samples[:shared]) or not shared:
+        raise ValueError(f"has samples of shape {tuple(samples)}, and the weights have shape {weights.shape}")
+    return weights.mean(tuple(range(shared, weights.ndim)))
+
+
+def rows_of_weights(weights: Array, samples: Sequence[int]) -> Array:
+    """The weights of n samples whose axes these are, [n]."""
+    aligned = align(weights, samples)
+    full = aligned.reshape(aligned.shape + (1,) * (len(samples) - aligned.ndim))
+    return jnp.broadcast_to(full, tuple(samples)).reshape(-1)
+
+
 def gram_of(x: Array) -> tuple[Array, Array]:
     """X^T X [g, i, i] and X^T 1 [g, i] of X [g, n, i]."""
     return contract("gni,gnj->gij", x, x), x.sum(1)
@@ -57,8 +78,21 @@ def gram_of(x: Array) -> tuple[Array, Array]:
 class FeatureMap(Protocol):
     """X of one weight, read from an array that the forward pass recorded."""
 
+    @property
+    def sample_rank(self) -> int:
+        """How many axes the samples are spread over."""
+        ...
+
     def thin(self, recorded: Array, every: int) -> Array:
         """The recorded array of about every k-th sample."""
+        ...
+
+    def weights(self, recorded: Array, weights: Array) -> Array:
+        """A batch's weights for each sample, [n]."""
+        ...
+
+    def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
+        """`moments` with weights [g or 1, n], which need not add up to 1."""
         ...
 
     def matrix(self, recorded: Array) -> Array:
@@ -94,8 +128,19 @@ class DenseFeatures:
     input_axes: tuple[int, ...]
     factor: float = 1.0
 
+    @property
+    def sample_rank(self) -> int:
+        return len(self.sample_axes)
+
     def thin(self, recorded: Array, every: int) -> Array:
         return thin_axis(recorded, self.sample_axes, every)
+
+    def weights(self, recorded: Array, weights: Array) -> Array:
+        return rows_of_weights(weights, [recorded.shape[a] for a in self.sample_axes])
+
+    def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
+        x = self.matrix(recorded)
+        return _weighted_mean(x, weights), _weighted_mean(jnp.square(x), weights)
 
     def matrix(self, recorded: Array) -> Array:
         x = recorded.astype(statistics_dtype(recorded.dtype))
@@ -147,8 +192,29 @@ class ConvolutionFeatures:
     channels: int
     factor: float = 1.0
 
+    @property
+    def sample_rank(self) -> int:
+        return 1 + len(self.kernel_size)
+
     def thin(self, recorded: Array, every: int) -> Array:
         return thin_axis(recorded, self.input_layout[:1], every)
+
+    def weights(self, recorded: Array, weights: Array) -> Array:
+        batch = recorded.shape[self.input_layout[0]]
+        pixels = jax.eval_shape(self.matrix, recorded).shape[1] // batch
+        return jnp.repeat(rows_of_weights(weights, [batch]), pixels)
+
+    def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
+        # As `moments`, each pixel with its example's weight.
+        x = self._input(recorded)
+        x = x.reshape(*x.shape[:2], -1)  # [batch, channel, pixel]
+        of_example = weights[0].reshape(len(x), -1)[:, 0]
+
+        def mean(x: Array) -> Array:
+            m = _weighted_mean(x.mean(2)[None], of_example[None])  # [1, channel]
+            return jnp.repeat(m[0], prod(self.kernel_size)).reshape(self.groups, -1)  # [g, i]
+
+        return mean(x), mean(jnp.square(x))
 
     def _input(self, recorded: Array) -> Array:
         x = recorded.astype(statistics_dtype(recorded.dtype)).transpose(self.input_layout)  # [batch, channel, *space]
@@ -226,9 +292,22 @@ class EmbeddingFeatures:
     component: int | None = None
     factor: float = 1.0
 
+    @property
+    def sample_rank(self) -> int:
+        return 1  # of no use: no two rows meet, whatever the number of samples
+
+    def _sample_axes(self, recorded: Array) -> range:
+        return range(recorded.ndim if self.component is None else recorded.ndim - 1)
+
     def thin(self, recorded: Array, every: int) -> Array:
-        axes = range(recorded.ndim if self.component is None else recorded.ndim - 1)
-        return thin_axis(recorded, axes, every)
+        return thin_axis(recorded, self._sample_axes(recorded), every)
+
+    def weights(self, recorded: Array, weights: Array) -> Array:
+        return rows_of_weights(weights, [recorded.shape[a] for a in self._sample_axes(recorded)])
+
+    def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
+        frequency = self.backward(recorded, weights[:, :, None])[:, :, 0] / self.factor / _total(weights)  # [1, i]
+        return frequency * self.factor, frequency * self.factor**2
 
     def _indices(self, recorded: Array) -> tuple[Array, Array]:
         indices = (recorded if self.component is None else recorded[..., self.component]).reshape(-1)
@@ -272,6 +351,33 @@ class LoopFeatures:
 
     inner: Any
     stacked: bool
+
+    @property
+    def sample_rank(self) -> int:
+        """How many axes the samples are spread over."""
+        return self.inner.sample_rank + (not self.stacked)
+
+    def weights(self, recorded: Array, weights: Array) -> Array:
+        """A batch's weights for each sample, [n]; of weights [batch, step] each step has its own."""
+        steps, own = recorded.shape[0], jax.eval_shape(lambda r: r[0], recorded)
+        each = weights.ndim == 2 and weights.shape[1] == steps and self.inner.sample_rank == 1 and not self.stacked
+        if each:
+            return jnp.concatenate([self.inner.weights(own, weights[:, k]) for k in range(steps)])
+        inside = self.inner.weights(own, weights)
+        return inside if self.stacked else jnp.tile(inside, steps)
+
+    def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
+        """`moments` with weights [g or 1, n]."""
+        steps = recorded.shape[0]
+        if self.stacked:
+            groups = len(weights)
+            split = weights.reshape(steps, -1, weights.shape[1]) if groups > 1 else weights[None].repeat(steps, 0)
+            mean, square = jax.vmap(self.inner.weighted_moments)(recorded, split)
+            return mean.reshape(-1, mean.shape[2]), square.reshape(-1, mean.shape[2])
+        split = weights.reshape(len(weights), steps, -1).swapaxes(0, 1)  # [step, g, n]
+        mean, square = jax.vmap(self.inner.weighted_moments)(recorded, split)  # [step, g, i]
+        share = split.sum(2) / _total(weights)[None, :, 0]  # [step, g]
+        return (mean * share[:, :, None]).sum(0), (square * share[:, :, None]).sum(0)
 
     def thin(self, recorded: Array, every: int) -> Array:
         """The recorded array of about every k-th sample of each step."""
@@ -321,6 +427,18 @@ class LoopFeatures:
         return value.reshape(value.shape[0], steps, -1, value.shape[2]).transpose(1, 0, 2, 3)
 
 
+def _total(weights: Array) -> Array:
+    """The sum of weights [g, n], [g, 1]; 1 where all are zero."""
+    total = weights.sum(1, keepdims=True)
+    return jnp.where(total > 0, total, 1)
+
+
+def _weighted_mean(x: Array, weights: Array) -> Array:
+    """The mean of X [g, n, i] with weights [g or 1, n], [g, i]."""
+    weights = jnp.broadcast_to(weights, x.shape[:2])
+    return contract("gn,gni->gi", weights, x) / _total(weights)
+
+
 @dataclass(frozen=True)
 class RunWeight:
     """Whether a region that may be passed over ran, 1 or 0, for each of its samples: X [g, n, 1] of the bias."""
@@ -331,3 +449,12 @@ class RunWeight:
     def matrix(self, recorded: Array) -> Array:
         """The weight of each sample, [g, n, 1]."""
         return jnp.broadcast_to(recorded, (self.groups, self.samples, 1))
+
+
+@dataclass(frozen=True)
+class SampleWeight:
+    """A weight for each sample, as `Features.weighted` recorded it."""
+
+    def matrix(self, recorded: Array) -> Array:
+        """The weight of each sample, [g or 1, n, 1]."""
+        return recorded

@@ -10,7 +10,7 @@ diagonal. Without a bias M is the uncentered second moment, and w = M^-1 g.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -65,8 +65,9 @@ def variance_of(features: FeatureSet, mean: Array, square: Array) -> Array:
     return jnp.maximum(square - features.bias_share * jnp.square(mean), 0)
 
 
-def shrunk(variance: Array, shrinkage: float) -> Array:
+def shrunk(variance: Array, shrinkage: Any) -> Array:
     """Variances [g, i] drawn towards their mean over the features: (1 - s) v + s mean(v)."""
+    shrinkage = jnp.asarray(shrinkage, variance.dtype)
     return (1 - shrinkage) * variance + shrinkage * variance.mean(1, keepdims=True)
 
 
@@ -77,11 +78,24 @@ def shrunk_variance(features: FeatureSet, mean: Array, square: Array, shrinkage:
     return variance if features.has_bias else variance + centered
 
 
-def ridge_of(solver: Ridged, variance: Array) -> Array:
-    """What a solver adds to the variances [g, i] of M, [g, 1]: its ridge, or that multiple of their mean."""
-    if not solver.relative:
-        return jnp.full((variance.shape[0], 1), solver.ridge, variance.dtype)
-    return solver.ridge * variance.mean(1, keepdims=True)
+def ridge_of(solver: Ridged, variance: Array, least: Array | None = None) -> Array:
+    """What a solver adds to the variances [g, i] of M, [g, 1]: its ridge, or that multiple of their mean.
+
+    `least` is a lower bound on the setting.
+    """
+    ridge = jnp.asarray(solver.ridge, variance.dtype)
+    if least is not None:
+        ridge = jnp.maximum(ridge, least.astype(variance.dtype))
+    ridge = jnp.broadcast_to(ridge, (variance.shape[0], 1))
+    return ridge * variance.mean(1, keepdims=True) if solver.relative else ridge
+
+
+def sampling_ridge_of(multiple: Any, features: FeatureSet, arrays: Sequence[Array]) -> Array | None:
+    """A multiple of i / n, n being this batch's; None for none."""
+    if isinstance(multiple, (int, float)) and multiple == 0:
+        return None
+    count = features.count(arrays)
+    return multiple * features.inputs / jnp.where(count > 0, count, 1)
 
 
 Inverse = Callable[[Array, Array, Array | None], tuple[Array, Array, Array]]

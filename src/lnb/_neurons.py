@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from math import prod
 from typing import Any
@@ -21,6 +22,8 @@ from lnb._table import table
 
 PyTree = Any
 
+_LEAST_COVERAGE = 0.8  # below it `find_neurons` warns
+
 
 class Neurons(Sequence[Neuron]):
     """The neurons of a loss: printable, iterable, and able to evaluate the loss so that their features come out."""
@@ -30,6 +33,7 @@ class Neurons(Sequence[Neuron]):
         loss_fn: Callable[..., Any],
         has_aux: bool,
         treedef: Any,
+        keys: tuple[Any, ...],
         paths: tuple[str, ...],
         shapes: tuple[jax.ShapeDtypeStruct, ...],
         ignored: frozenset[int],
@@ -37,12 +41,15 @@ class Neurons(Sequence[Neuron]):
     ) -> None:
         self._loss_fn = loss_fn
         self._has_aux = has_aux
-        self._treedef = treedef
+        self.treedef = treedef
+        self._keys = keys
         self._paths = paths
         self._shapes = shapes
         self._ignored = ignored
         self.ignored = tuple(paths[leaf] for leaf in sorted(ignored))
-        """The parameters that were to be left alone, by path: they are trained with the identity metric."""
+        """The parameters that were to be left alone, by path: an optimizer of these neurons leaves them as they are."""
+        self.ignored_leaves = ignored
+        """The places of these parameters among the leaves of `params`."""
         self.uncovered = tuple((paths[leaf], reason) for leaf, reason in plan.uncovered.items())
         """The parameters that no neuron covers, (path, reason): they are trained with the identity metric."""
         self._uncovered_leaves = tuple(plan.uncovered)
@@ -101,7 +108,7 @@ class Neurons(Sequence[Neuron]):
         """
         leaves = self._check_params(params)
         plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux, self._ignored)
-        signature = _signature(self._treedef, plan)
+        signature = _signature(self.treedef, plan)
         if signature != self.signature:
             raise ValueError(
                 "the loss has other neurons with these arguments than with those given to `find_neurons`: "
@@ -118,7 +125,7 @@ class Neurons(Sequence[Neuron]):
         arrays = tuple(array if place in needed else None for place, array in enumerate(recorded))
         features = Features(arrays, tuple(found.features for found in plan.neurons), signature)
         value = jax.tree.unflatten(result_tree, [value, *aux])
-        return value, jax.tree.unflatten(self._treedef, gradients), features
+        return value, jax.tree.unflatten(self.treedef, gradients), features
 
     def metric_product(self, features: Features, vectors: PyTree) -> PyTree:
         """M v of eq. (11), block by block and without a ridge, for a tree `vectors` like `params`.
@@ -129,29 +136,48 @@ class Neurons(Sequence[Neuron]):
         leaves = self._check_params(vectors, "vectors")
 
         def multiply(arrays: Sequence[Array], leaves: list[Array]) -> list[Array]:
-            parts = [self.identity_parts(leaves)]
+            parts = [identity_parts(self, dict(enumerate(leaves)))]
             for neuron, feature_set in zip(self, features.sets, strict=True):
                 if feature_set is not None:
                     parts.append(neuron.unpack_leaves(feature_set.product(arrays, neuron.pack_leaves(leaves))))
-            return self.sum_parts(parts)
+            return list(sum_parts(parts, range(len(leaves))).values())
 
         products = with_automatic_axes(multiply, features.arrays, leaves, like=leaves)
-        return jax.tree.unflatten(self._treedef, products)
+        return jax.tree.unflatten(self.treedef, products)
 
-    def sum_parts(self, parts: Sequence[Mapping[int, Array]]) -> list[Array]:
-        """All leaves, each the sum of its parts."""
-        return [reduce(jnp.add, [part[leaf] for part in parts if leaf in part]) for leaf in range(len(self._paths))]
+    def without(self, left_out: frozenset[int]) -> tuple[Neuron, ...]:
+        """The neurons as they are when something else trains these leaves."""
+        return tuple(kept for neuron in self if (kept := neuron.without(left_out)) is not None)
 
-    def identity_parts(self, leaves: Sequence[Array]) -> dict[int, Array]:
-        """Of each leaf with elements whose metric is the identity, these, and zero for the others."""
-        parts = {}
-        for leaf, array in enumerate(leaves):
-            masks = [n.covered[leaf] for n in self if n.features is not None and leaf in n.leaves]
-            partial = [mask for mask in masks if mask is not None]
-            if len(partial) < len(masks):
-                continue
-            parts[leaf] = jnp.where(np.logical_or.reduce(partial), 0, array) if partial else array
-        return parts
+    def leaves_of(self, tree: PyTree, argument: str) -> list[Array | None]:
+        """The leaves of a tree like `params`; None for each that `optax.masked` or `optax.partition` masks.
+
+        Raises:
+            ValueError: the tree is of another structure.
+        """
+        import optax
+
+        def is_masked(node: Any) -> bool:
+            return isinstance(node, optax.MaskedNode)
+
+        found = dict(jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0])
+        masked = {key for key, leaf in found.items() if is_masked(leaf)}
+        leaves: list[Array | None] = []
+        for key, path, shape in zip(self._keys, self._paths, self._shapes, strict=True):
+            own = next((key[:length] for length in range(len(key) + 1) if key[:length] in found), None)
+            if own is None or (own != key and own not in masked):
+                leaves.clear()
+                break
+            leaves.append(None if own in masked else found[own])
+            if own not in masked and jnp.shape(found[own]) != shape.shape:
+                raise ValueError(f"`{argument}`{path} has shape {jnp.shape(found[own])}, expected {shape.shape}.")
+        if sum(leaf is not None for leaf in leaves) != len(found) - len(masked):
+            raise ValueError(
+                f"`{argument}` has another structure than the params that the neurons were found with: "
+                f"got {jax.tree.structure(tree)}, expected {self.treedef}. Wrappers that change the tree, such as "
+                "`optax.flatten`, hide the layers: put them inside of LNB's or leave them out."
+            )
+        return leaves
 
     def check_features(self, features: Any) -> None:
         """Raise unless `features` are these neurons'."""
@@ -170,10 +196,10 @@ class Neurons(Sequence[Neuron]):
 
     def _check_params(self, params: PyTree, argument: str = "params") -> list[Array]:
         leaves, treedef = jax.tree.flatten(params)
-        if treedef != self._treedef:
+        if treedef != self.treedef:
             raise ValueError(
                 f"`{argument}` has another structure than the params that the neurons were found with: "
-                f"got {treedef}, expected {self._treedef}."
+                f"got {treedef}, expected {self.treedef}."
             )
         for path, leaf, shape in zip(self._paths, leaves, self._shapes, strict=True):
             if jnp.shape(leaf) != shape.shape:
@@ -187,6 +213,23 @@ class Neurons(Sequence[Neuron]):
         return table(self)
 
 
+def identity_parts(neurons: Sequence[Neuron], leaves: Mapping[int, Array]) -> dict[int, Array]:
+    """Of each leaf with elements whose metric is the identity, these, and zero for the others."""
+    parts = {}
+    for leaf, array in leaves.items():
+        masks = [n.covered[leaf] for n in neurons if n.features is not None and leaf in n.leaves]
+        partial = [mask for mask in masks if mask is not None]
+        if len(partial) < len(masks):
+            continue
+        parts[leaf] = jnp.where(np.logical_or.reduce(partial), 0, array) if partial else array
+    return parts
+
+
+def sum_parts(parts: Sequence[Mapping[int, Array]], leaves: Iterable[int]) -> dict[int, Array]:
+    """These leaves, each the sum of its parts."""
+    return {leaf: reduce(jnp.add, [part[leaf] for part in parts if leaf in part]) for leaf in leaves}
+
+
 def find_neurons(
     loss_fn: Callable[..., Any],
     params: PyTree,
@@ -194,6 +237,7 @@ def find_neurons(
     has_aux: bool = False,
     strict: bool = False,
     ignore: str | Sequence[str] = (),
+    names: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Neurons:
     """Find every linear function of a network by tracing its loss.
@@ -205,14 +249,21 @@ def find_neurons(
         has_aux: as in `jax.value_and_grad`.
         strict: raise if a parameter belongs to no neuron, instead of listing it.
         ignore: paths of parameters, as the table prints them, that are meant to be left alone: they belong to no
-            neuron, are trained with the identity metric, and count as data. A path stands for all that lies below it.
+            neuron, count as data, and an optimizer of these neurons leaves them to whatever else trains them. A path
+            stands for all that lies below it.
+        names: of the leaves of `params`, in their order, to be printed in place of their paths: those of a list of
+            variables, as Keras has them, say nothing.
 
     Returns:
         The neurons. Print them to see what is covered, and what is not and why.
 
     Raises:
         TypeError: a leaf of `params` is not of a floating-point type, or the loss is not a scalar.
-        ValueError: `strict=True`, and a parameter belongs to no neuron; `ignore` has a path that is none.
+        ValueError: `strict=True`, and a parameter belongs to no neuron; `ignore` has a path that is none; `names` are
+            not as many as the leaves, or not distinct.
+
+    Warns:
+        UserWarning: the neurons cover less than 80 % of the parameters; it names the largest left out, and why.
 
     Source: section 3.1 of the paper, where the neurons are given; here they are found.
 
@@ -226,7 +277,7 @@ def find_neurons(
     if not callable(loss_fn):
         raise TypeError(f"`loss_fn` must be a function, got {type(loss_fn).__name__}.")
     with_paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    paths = tuple(keystr(path) or "params" for path, _ in with_paths)
+    paths = _names(names, [path for path, _ in with_paths])
     if not with_paths:
         raise ValueError("`params` has no leaves: give the tree of arrays to train.")
     for path, (_, leaf) in zip(paths, with_paths, strict=True):
@@ -236,29 +287,50 @@ def find_neurons(
                 f"`params`{path} is {'of type ' + str(dtype) if dtype is not None else repr(leaf)}, and only "
                 "floating-point arrays can be trained: pass it to the loss as an argument of its own."
             )
-    ignored = _ignored(ignore, [path for path, _ in with_paths])
+    ignored = _ignored(ignore, [path for path, _ in with_paths], paths)
     plan, _, _ = _plan(loss_fn, params, args, kwargs, has_aux, ignored)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in with_paths)
-    neurons = Neurons(loss_fn, has_aux, treedef, paths, shapes, ignored, plan)
+    keys = tuple(path for path, _ in with_paths)
+    neurons = Neurons(loss_fn, has_aux, treedef, keys, paths, shapes, ignored, plan)
     if strict and neurons.uncovered:
         lines = "\n".join(f"  {path}: {reason}" for path, reason in neurons.uncovered)
         raise ValueError(f"`strict=True`, and these parameters belong to no neuron:\n{lines}")
+    if neurons.coverage < _LEAST_COVERAGE:
+        sizes = {path: prod(shape.shape) for path, shape in zip(paths, shapes, strict=True)}
+        largest = sorted(neurons.uncovered, key=lambda entry: -sizes[entry[0]])[:3]
+        lines = "".join(f"\n  {path} ({sizes[path]:,} elements): {reason}" for path, reason in largest)
+        warnings.warn(
+            f"The neurons cover {neurons.coverage:.1%} of the parameters; the rest has the identity metric, "
+            f"which is gradient descent. The largest left out:{lines}\n`print(neurons)` lists all.",
+            stacklevel=2,
+        )
     return neurons
 
 
-def _ignored(ignore: str | Sequence[str], paths: Sequence[Any]) -> frozenset[int]:
+def _names(names: Sequence[str] | None, paths: Sequence[Any]) -> tuple[str, ...]:
+    """What each leaf is called."""
+    if names is None:
+        return tuple(keystr(path) or "params" for path in paths)
+    if isinstance(names, str) or len(names) != len(paths) or len(set(names)) != len(paths):
+        raise ValueError(
+            f"`names` must be a distinct name for each of the {len(paths)} leaves of `params`, got {names!r}."
+        )
+    return tuple(map(str, names))
+
+
+def _ignored(ignore: str | Sequence[str], paths: Sequence[Any], names: Sequence[str]) -> frozenset[int]:
     """The leaves at or below the paths to ignore."""
     ignored: set[int] = set()
     for wanted in (ignore,) if isinstance(ignore, str) else ignore:
         below = {
             leaf
-            for leaf, path in enumerate(paths)
-            if wanted in (keystr(path[:length]) or "params" for length in range(len(path) + 1))
+            for leaf, (path, name) in enumerate(zip(paths, names, strict=True))
+            if wanted in (name, *(keystr(path[:length]) or "params" for length in range(len(path) + 1)))
         }
         if not below:
             raise ValueError(
                 f"`ignore` has {wanted!r}, which is no path in `params`: give paths as the table prints them, "
-                f"such as {keystr(paths[0]) or 'params'!r}, or the beginning of some."
+                f"such as {names[0]!r}, or the beginning of some."
             )
         ignored |= below
     return frozenset(ignored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lnb._solvers import Solver, auto
+from lnb._solvers import Auto, Solver
 
 if TYPE_CHECKING:
     from lnb._neuron import Neuron
@@ -16,12 +16,12 @@ _METRICS = {"embedding": "counts", "identity": "identity", "general": "from its 
 def table(neurons: Neurons) -> str:
     """The neurons, a row each, and the parameters that belong to none.
 
-    `solver` is the choice of `lnb.auto()`, and `cost` its floating-point operations for each one of the neuron's own
+    `solver` is the choice of `lnb.Auto()`, and `cost` its floating-point operations for each one of the neuron's own
     forward and backward pass.
     """
     header = ("parameters", "kind", "in -> out", "groups", "samples", "metric", "solver", "cost")
     rows: list[tuple[str, ...]] = [header]
-    choose, seen = auto(), set()
+    choice, seen = Auto(), set()
     total = passes = 0.0
     for neuron in neurons:
         sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
@@ -29,7 +29,7 @@ def table(neurons: Neurons) -> str:
         metric = _METRICS.get(neuron.kind, "Gram")
         solver, cost = "", ""
         if neuron.features is not None:
-            chosen = choose(neuron)
+            chosen = choice.choose(neuron)
             operations = _operations(chosen, neuron, shared=neurons.sharing[neuron.index] in seen)
             solver, cost = _name(chosen), f"{operations / neuron.operations:.1%}"
             total, passes = total + operations, passes + neuron.operations

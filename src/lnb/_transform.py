@@ -6,6 +6,8 @@ Optax is imported where an optimizer is made, since importing it takes longer th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -13,12 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._blocks import Block, Clock, SolverChoice, all_finite, own_step, plan_blocks, settled
+from lnb._checks import check_number
 from lnb._explicit_axes import with_automatic_axes
 from lnb._linear_maps import statistics_dtype
-from lnb._neuron import Features
-from lnb._neurons import Neurons
+from lnb._neuron import Features, Neuron
+from lnb._neurons import Neurons, identity_parts, sum_parts
 from lnb._packed import rows_of
-from lnb._solvers import auto
+from lnb._solvers import Auto
 from lnb._spectral import norm_step_of_table
 
 if TYPE_CHECKING:
@@ -26,13 +29,17 @@ if TYPE_CHECKING:
 
 Step = Literal["norm", "polyak", "spectral"]
 
+MOST_SKIPPED_IN_A_ROW = 50
+"""After so many batches in a row that are not finite the updates are NaN, as with `optax.apply_if_finite`."""
+
 
 class LNBState(NamedTuple):
     """State of `lnb` and of `scale_by_lnb`."""
 
     step: Array  # steps taken, not counting those that were passed over
     skipped: Array  # batches passed over, since they were not finite
-    average: Any  # of the gradient, like the parameters, not yet corrected for its start at zero; None without
+    skipped_in_a_row: Array  # of these, the last ones without a step between
+    average: Any  # of the gradient, like the parameters trained, not yet corrected for its start at zero; None without
     turns: tuple[Array, ...]  # of each block's `Clock`; compiled in, they would tell equal kernels apart
     statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
     memory: tuple[Any, ...]  # one entry for each block of neurons: what its solver remembers of each
@@ -40,7 +47,7 @@ class LNBState(NamedTuple):
 
 
 def scale_by_lnb(
-    neurons: Neurons, *, solver: SolverChoice = auto(), step: Step = "spectral", min_norm: float = 1e-2
+    neurons: Neurons, *, solver: SolverChoice = Auto(), step: Step = "spectral", min_norm: float = 1e-2
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition the gradient by every neuron's metric, theta = M^-1 g, and give the direction its length.
 
@@ -60,7 +67,7 @@ def scale_by_lnb(
     Args:
         neurons: from `lnb.find_neurons`.
         solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver; by
-            default `auto()`. Weights used as W and as W^T are solved exactly with a solver's settings, and neurons
+            default `Auto()`. Weights used as W and as W^T are solved exactly with a solver's settings, and neurons
             kept as their equations by `CG` with its ridge.
         step: as above; "polyak" needs `update` to be given `value=loss` too.
         min_norm: lower bound on sqrt(z), where it is used.
@@ -84,7 +91,7 @@ def lnb(
     neurons: Neurons,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    solver: SolverChoice = auto(),
+    solver: SolverChoice = Auto(),
     step: Step = "spectral",
     gradient_decay: float = 0.9,
     nesterov: bool = True,
@@ -128,9 +135,10 @@ def lnb(
     """
     import optax
 
-    _check_number("learning_rate", learning_rate, 0, float("inf"))
-    _check_number("gradient_decay", gradient_decay, 0, 1)
-    _check_number("weight_decay", weight_decay, 0, float("inf"))
+    if not callable(learning_rate):
+        check_number("`learning_rate`", learning_rate, 0, inf)
+    check_number("`gradient_decay`", gradient_decay, 0, 1)
+    check_number("`weight_decay`", weight_decay, 0, inf)
     scaling = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
     return _boosting(neurons, solver, step, min_norm, gradient_decay, nesterov, scaling)
 
@@ -151,20 +159,39 @@ def _boosting(
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
     if step not in ("norm", "polyak", "spectral"):
         raise ValueError(f"`step` must be 'norm', 'polyak' or 'spectral', got {step!r}.")
-    _check_number("min_norm", min_norm, 0, float("inf"))
-    blocks = plan_blocks(neurons, solver)
+    check_number("`min_norm`", min_norm, 0, inf)
+    averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
+
+    @cache
+    def plan(trained: frozenset[int]) -> tuple[tuple[Neuron, ...], list[Block]]:
+        kept = neurons.without(frozenset(range(neurons.treedef.num_leaves)) - trained)
+        return kept, plan_blocks(kept, neurons.sharing, solver)
+
+    # Wrong choices of a solver are refused here, not at the first update.
+    plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
+
+    def own_part(tree: Any, argument: str) -> dict[int, Array]:
+        """The leaves that this optimizer trains: those that are neither masked nor ignored."""
+        leaves = enumerate(neurons.leaves_of(tree, argument))
+        return {k: leaf for k, leaf in leaves if leaf is not None and k not in neurons.ignored_leaves}
+
+    def as_tree(part: dict[int, Array]) -> Any:
+        leaves = [part.get(k, optax.MaskedNode()) for k in range(neurons.treedef.num_leaves)]
+        return jax.tree.unflatten(neurons.treedef, leaves)
 
     def init(params: Any) -> LNBState:
-        values = _as_statistics(params)
+        part = _as_statistics(own_part(params, "params"))
+        blocks = plan(frozenset(part))[1]
         statistics, memory = zip(*(block.init() for block in blocks), strict=True) if blocks else ((), ())
         return LNBState(
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
-            average=jax.tree.map(jnp.zeros_like, values) if gradient_decay else None,
+            skipped_in_a_row=jnp.zeros((), jnp.int32),
+            average=as_tree(jax.tree.map(jnp.zeros_like, part)) if averages else None,
             turns=tuple(jnp.asarray(block.turn, jnp.int32) for block in blocks),
             statistics=statistics,
             memory=memory,
-            scaling=scaling.init(values),
+            scaling=scaling.init(as_tree(part)),
         )
 
     def update(
@@ -178,41 +205,76 @@ def _boosting(
     ) -> tuple[Any, LNBState]:
         del extra
         neurons.check_features(features)
-        return with_automatic_axes(advance, updates, state, params, features, value, like=(updates, state))
+        given = neurons.leaves_of(updates, "updates")
+        gradients = own_part(updates, "updates")
+        own = None if params is None else own_part(params, "params")
+        if own is not None and own.keys() != gradients.keys():
+            raise ValueError(
+                "`params` and `updates` are masked differently: give both to `update` as one mask has them."
+            )
+        _check_state(state, jax.eval_shape(init, updates))
+        steps, state = with_automatic_axes(advance, gradients, state, own, features, value, like=(gradients, state))
+        leaves = [steps.get(k, leaf if leaf is None else jnp.zeros_like(leaf)) for k, leaf in enumerate(given)]
+        present = [leaf for leaf in leaves if leaf is not None]
+        return jax.tree.unflatten(jax.tree.structure(updates), present), state
 
-    def advance(updates: Any, state: Any, params: Any, features: Features, value: Any) -> tuple[Any, LNBState]:
-        latest = gradient = _as_statistics(updates)
+    def advance(
+        latest: dict[int, Array], state: LNBState, params: dict[int, Array] | None, features: Features, value: Any
+    ) -> tuple[dict[int, Array], LNBState]:
+        kept, blocks = plan(frozenset(latest))
+        types = {k: leaf.dtype for k, leaf in latest.items()}
+        gradients = latest = _as_statistics(latest)
         average = None
-        if gradient_decay:
-            gradient, average = _look_ahead(latest, state.average, state.step, gradient_decay, nesterov)
-        gradients, treedef = jax.tree.flatten(gradient)
-        finite = _is_finite(neurons, blocks, jax.tree.leaves(latest))
-        solved = _solve(neurons, blocks, gradients, features, state, finite, step == "spectral")
+        if averages:
+            tree, average = _look_ahead(as_tree(latest), state.average, state.step, gradient_decay, nesterov)
+            gradients = dict(zip(latest, jax.tree.leaves(tree), strict=True))
+        finite = _is_finite(kept, latest)
+        solved = _solve(kept, blocks, gradients, features, state, finite, step == "spectral")
         directions, finite = solved.directions, solved.finite
         if step != "spectral":
             squared = solved.squared
             factor = _norm_factor(squared, min_norm) if step == "norm" else _polyak_factor(squared, value, min_norm)
-            directions = [direction * factor.astype(direction.dtype) for direction in directions]
+            directions = {k: direction * factor.astype(direction.dtype) for k, direction in directions.items()}
             finite = finite & jnp.isfinite(factor)
         finite = settled(finite)
-        stepped, scaled = scaling.update(jax.tree.unflatten(treedef, directions), state.scaling, _as_statistics(params))
-        stepped = jax.tree.map(lambda u, g: jnp.where(finite, u, 0).astype(g.dtype), stepped, updates)
+        own = None if params is None else as_tree(_as_statistics(params))
+        stepped, scaled = scaling.update(as_tree(directions), state.scaling, own)
+        in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        instead = jnp.where(in_a_row > MOST_SKIPPED_IN_A_ROW, jnp.nan, 0)
+        steps = {
+            k: jnp.where(finite, leaf, instead.astype(leaf.dtype)).astype(types[k])
+            for k, leaf in zip(types, jax.tree.leaves(stepped), strict=True)
+        }
 
-        def keep(moved: Any, old: Any) -> Any:
-            return jax.tree.map(lambda new, before: jnp.where(finite, new, before), moved, old)
+        def keep(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)
 
-        moved = LNBState(
+        new_state = LNBState(
             step=state.step + jnp.where(finite, 1, 0),
             skipped=state.skipped + jnp.where(finite, 0, 1),
+            skipped_in_a_row=in_a_row,
             average=keep(average, state.average),
             turns=state.turns,
             statistics=solved.statistics,
             memory=keep(solved.memory, state.memory),
             scaling=keep(scaled, state.scaling),
         )
-        return stepped, moved
+        return steps, new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_state(state: Any, expected: Any) -> None:
+    """Raise unless the state is of the structure and shapes of this optimizer's."""
+    fits = jax.tree.structure(state) == jax.tree.structure(expected) and all(
+        jnp.shape(own) == other.shape
+        for own, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            "`state` is of another optimizer: it was made for another network, or with another solver, decay or mask. "
+            "Make it with this optimizer's `init(params)`, and restore checkpoints into that."
+        )
 
 
 def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nesterov: bool) -> tuple[Any, Any]:
@@ -243,16 +305,16 @@ def _correction(decay: float, count: Array) -> Array:
     return 1 / (1 - decay ** count.astype(float))
 
 
-def _is_finite(neurons: Neurons, blocks: Sequence[Block], gradients: Sequence[Array]) -> Array:
+def _is_finite(neurons: Sequence[Neuron], gradients: dict[int, Array]) -> Array:
     """Whether all gradients are; a feature that is not leaves its weight's gradient not finite either."""
     weights = [
-        rows_of(neuron.pack_leaves(gradients), neuron.has_bias)[0] for block in blocks for neuron in block.neurons
+        rows_of(neuron.pack_leaves(gradients), neuron.has_bias)[0] for neuron in neurons if neuron.features is not None
     ]
-    return all_finite([*weights, *neurons.identity_parts(gradients).values()])
+    return all_finite([*weights, *identity_parts(neurons, gradients).values()])
 
 
 class _Solved(NamedTuple):
-    directions: list[Array]  # one for each leaf
+    directions: dict[int, Array]  # by leaf
     statistics: tuple[Any, ...]  # as they were, if the batch is not finite
     memory: tuple[Any, ...]
     squared: Array  # z = theta . g
@@ -260,9 +322,9 @@ class _Solved(NamedTuple):
 
 
 def _solve(
-    neurons: Neurons,
+    neurons: Sequence[Neuron],
     blocks: Sequence[Block],
-    gradients: Sequence[Array],
+    gradients: dict[int, Array],
     features: Features,
     state: LNBState,
     finite: Array,
@@ -283,12 +345,12 @@ def _solve(
             direction, squared = own_step(neuron, solution, gradient) if spread_out else solution[:2]
             parts.append(neuron.unpack_leaves(direction))
             squares.append(squared)
-    identity = neurons.identity_parts(gradients)
+    identity = identity_parts(neurons, gradients)
     parts.append({leaf: norm_step_of_table(g) if spread_out else g for leaf, g in identity.items()})
     squares += [jnp.vdot(g, g)[None] for g in identity.values()]
-    directions = neurons.sum_parts(parts)
+    directions = sum_parts(parts, gradients)
     dtype = statistics_dtype(*(square.dtype for square in squares))
-    squared = jnp.concatenate([square.astype(dtype) for square in squares]).sum()
+    squared = jnp.concatenate([square.astype(dtype) for square in squares or [jnp.zeros(1)]]).sum()
     return _Solved(directions, tuple(statistics), tuple(memory), squared, finite & jnp.isfinite(squared))
 
 
@@ -309,9 +371,3 @@ def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:
 
 def _as_statistics(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, (int, float)) and not low <= value < high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
-        raise ValueError(f"`{name}` must be {bounds}, got {value!r}.")

@@ -32,6 +32,7 @@ class Form:
         groups, outputs: g and o.
         has_bias: whether the last row is a bias.
         whole: every element of the leaves is packed.
+        bias_leaves: the leaves that the last row is packed from.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Form:
     outputs: int
     has_bias: bool
     whole: bool
+    bias_leaves: frozenset[int] = frozenset()
 
     @property
     def inputs(self) -> int:
@@ -113,7 +115,8 @@ def _form(output: Output, recorder: Recorder, sources: tuple[int, ...], shapes: 
     kinds = {term.kind for term in terms}
     whole = all(term.parameter.whole for term in terms) and (bias is None or bias.parameter.whole)
     kind = kinds.pop() if len(kinds) == 1 else "dense"
-    return Form(kind, reading, pack, labels_of, output.groups, output.outputs, bias is not None, whole)
+    bias_leaves = frozenset(bias.parameter.leaves if bias else ())
+    return Form(kind, reading, pack, labels_of, output.groups, output.outputs, bias is not None, whole, bias_leaves)
 
 
 def _element_features(output: Output) -> DenseFeatures | None:
@@ -239,7 +242,16 @@ class Passage:
         lifted = replace(reading, maps=maps, sources=sources, samples=samples)
         lifted = replace(lifted, weight=weight, weight_source=weight_source)
         groups = form.groups * (steps or 1)
-        return replace(form, reading=lifted, pack=pack, labels_of=labels_of, groups=groups, whole=whole)
+        bias_leaves = frozenset(leaf for own in form.bias_leaves for leaf in parameters[own].leaves)
+        return replace(
+            form,
+            reading=lifted,
+            pack=pack,
+            labels_of=labels_of,
+            groups=groups,
+            whole=whole,
+            bias_leaves=bias_leaves,
+        )
 
 
 def _if_it_ran(

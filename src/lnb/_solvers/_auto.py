@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import TiedFeatureSet
+from lnb._feature_sets import FeatureSet, TiedFeatureSet
 from lnb._solvers._cg import CG
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._low_rank import LowRank
-from lnb._solvers._solver import Solver
+from lnb._solvers._solver import Solver, check_count, check_range, check_share
 from lnb._solvers._sylvester import Sylvester
 
+_NOMINAL_SAMPLES = (256, 4096)  # of a batch, where a sample is an example, and where it is a position or a pixel
 
-def auto(
-    *,
-    ridge: float = 10.0,
-    least_ridge: float = 0.1,
-    every: int = 10,
-    decay: float = 0.95,
-    samples: float = 0.25,
-    rank: int = 16,
-    budget: float = 0.1,
-) -> Callable[[Any], Solver]:
+
+@dataclass(frozen=True)
+class Auto:
     """The exact solution where the Gram matrix is cheap, a few leading directions and the diagonal where it is not.
+
+    `print(neurons)` shows the choice and what it costs. It is made as for a batch of 256 samples, or of 4,096 for a
+    neuron that reads several positions or pixels of an example: the optimizer's state is then the same whatever the
+    batch, and a checkpoint can be restored with another batch size.
 
     The ridge is relative, `max(least_ridge, ridge * i / n)` times the features' mean variance: what a batch of n
     samples says of i directions is the noisier the fewer samples there are for each, and a ridge in proportion keeps
@@ -44,39 +42,65 @@ def auto(
         budget: how much the exact solution may cost, as a share of the operations of the neuron's own forward and
             backward pass.
 
-    Returns:
-        A function that gives each neuron its solver: `Cholesky` if that is within the budget, `LowRank` if not, and
-        the one that fits where the metric is no Gram matrix. `print(neurons)` shows the choice.
+    Raises:
+        TypeError, ValueError: a setting is no number, or out of its range.
 
     >>> import jax.numpy as jnp, lnb
     >>> def loss_fn(weight, x):
     ...     return jnp.tanh(x @ weight).sum()
     >>> (wide,) = lnb.find_neurons(loss_fn, jnp.ones((784, 800)), jnp.ones((1000, 784)))
     >>> (tokens,) = lnb.find_neurons(loss_fn, jnp.ones((128, 256)), jnp.ones((64, 65, 128)))
-    >>> type(auto()(wide)).__name__, type(auto()(tokens)).__name__
+    >>> type(Auto().choose(wide)).__name__, type(Auto().choose(tokens)).__name__
     ('LowRank', 'Cholesky')
     """
-    for name, value in (("ridge", ridge), ("least_ridge", least_ridge), ("budget", budget)):
-        if not value >= 0:
-            raise ValueError(f"`{name}` of auto must be at least 0, got {value!r}.")
-    exact = Cholesky(every=every, decay=decay, relative=True, samples=samples)
-    low_rank = LowRank(rank=rank, decay=decay, relative=True, samples=samples)
 
-    def choose(neuron: Any) -> Solver:
-        features, outputs = neuron.features, neuron.outputs
+    ridge: float = 10.0
+    least_ridge: float = 0.1
+    every: int = 10
+    decay: float = 0.95
+    samples: float = 0.25
+    rank: int = 16
+    budget: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, inf, "ridge", "least_ridge", "budget")
+        check_range(self, 0, 1, "decay")
+        check_count(self, "every", "rank")
+        check_share(self, "samples")
+
+    def choose(self, neuron: Any) -> Solver:
+        """The solver of a neuron: `Cholesky` within the budget, else `LowRank`, or what fits another kind of metric."""
+        features = neuron.features
         if isinstance(features, EquationFeatureSet):
-            return CG(ridge=least_ridge)
-        multiple = max(least_ridge, ridge * features.inputs / features.samples)
+            return CG(ridge=self.least_ridge)
+        exact = Cholesky(every=self.every, decay=self.decay, ridge=self.least_ridge, relative=True)
         if isinstance(features, TiedFeatureSet):
-            return Sylvester.like(replace(exact, ridge=least_ridge))
-        if features.is_diagonal:
-            multiple = least_ridge  # a lookup's rows are each met by samples of their own
-        share = min(1.0, max(samples, 4 * features.inputs / features.samples))
-        within = replace(exact, ridge=multiple, samples=share)
-        update, solve = within.operations(features, outputs)
-        if features.has_diagonal_gram or update / every + solve <= budget * neuron.operations:
-            return within
-        share = min(1.0, max(samples, 4 * rank / features.samples))
-        return replace(low_rank, ridge=multiple, samples=share)
+            return Sylvester.like(replace(exact, samples=self.samples))
+        if features.has_diagonal_gram or self._is_within_budget(replace(exact, samples=self.samples), neuron):
+            # A lookup's rows are each met by samples of their own.
+            sampling_ridge = 0.0 if features.is_diagonal else self.ridge
+            share = self._share(features.inputs, features.samples)
+            return replace(exact, samples=share, sampling_ridge=sampling_ridge)
+        return LowRank(
+            rank=self.rank,
+            decay=self.decay,
+            ridge=self.least_ridge,
+            relative=True,
+            sampling_ridge=self.ridge,
+            samples=self._share(self.rank, features.samples),
+        )
 
-    return choose
+    def _is_within_budget(self, exact: Cholesky, neuron: Any) -> bool:
+        features: FeatureSet = neuron.features
+        samples = _NOMINAL_SAMPLES[features.sample_rank > 1]
+        exact = replace(exact, samples=self._share(features.inputs, samples))
+        update, solve = exact.operations(features.of_samples(samples), neuron.outputs)
+        own = 6.0 * features.groups * samples * features.inputs * neuron.outputs
+        return update / self.every + solve <= self.budget * own
+
+    def _share(self, directions: int, samples: int) -> float:
+        return min(1.0, max(self.samples, 4 * directions / samples))
+
+
+auto = Auto
+"""The name that scripts written before know it by."""

@@ -54,7 +54,7 @@ class CG:
     def __post_init__(self) -> None:
         check_count(self, "steps")
         check_range(self, 0, inf, "ridge")
-        check_range(self, 0, 1 + 1e-12, "shrinkage")
+        check_range(self, 0, 1, "shrinkage", closed=True)
         check_range(self, 0, 1, "mean_decay", "square_decay")
 
     @property

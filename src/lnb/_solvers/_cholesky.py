@@ -18,7 +18,7 @@ from jax import Array
 
 from lnb._feature_sets import FeatureSet
 from lnb._linear_maps import contract
-from lnb._moments import average, centered, ridge_of, share_of_batch, solve_whitened
+from lnb._moments import average, centered, ridge_of, sampling_ridge_of, share_of_batch, solve_whitened
 from lnb._packed import inner, row_times
 from lnb._solvers import _factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
@@ -46,6 +46,7 @@ class Cholesky:
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same
             whatever the features' scale.
+        sampling_ridge: the ridge is at least this multiple of i / n, since n samples say little of i directions.
         samples: the share of a batch's samples that the Gram matrix is taken of, above 0 and at most 1.
 
     Raises:
@@ -61,12 +62,13 @@ class Cholesky:
     decay: float = 0.95
     ridge: float = 0.1
     relative: bool = False
+    sampling_ridge: float = 0.0
     samples: float = 1.0
 
     def __post_init__(self) -> None:
         check_count(self, "every")
         check_range(self, 0, 1, "decay")
-        check_range(self, 0, inf, "ridge")
+        check_range(self, 0, inf, "ridge", "sampling_ridge")
         check_share(self, "samples")
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> Any:
@@ -81,13 +83,14 @@ class Cholesky:
         """The averages with this batch in them, inverted."""
         assert isinstance(features, FeatureSet)
         share = share_of_batch(self.decay**self.every, count, statistics.mean.dtype)
-        fewer, read = features.thin(arrays, round(1 / self.samples))
+        fewer, read = features.thin(arrays, self.samples)
         gram, mean = fewer.gram(read)
         gram = average(statistics.gram, gram.reshape(statistics.gram.shape), share)
         mean = average(statistics.mean, mean, share)
-        return Gram(gram, mean, self._invert(features, gram, mean))
+        least = sampling_ridge_of(self.sampling_ridge, features, arrays)
+        return Gram(gram, mean, self._invert(features, gram, mean, least))
 
-    def _invert(self, features: FeatureSet, gram: Array, mean: Array) -> Array:
+    def _invert(self, features: FeatureSet, gram: Array, mean: Array, least: Array | None) -> Array:
         diagonal = features.has_diagonal_gram
         square = gram if diagonal else _factor.diagonal_of(gram)  # chi
         # Rounding may leave a covariance without full rank slightly indefinite.
@@ -97,7 +100,7 @@ class Cholesky:
             center = features.bias_share**0.5 * mean
             variance = square - jnp.square(center)
             gram = variance if diagonal else gram - center[:, :, None] * center[:, None, :]
-        ridge = ridge_of(self, variance)
+        ridge = ridge_of(self, variance, least)
         if diagonal:
             shifted = jnp.maximum(gram, floor) + ridge
             return 1 / jnp.where(shifted > 0, shifted, 1)

@@ -46,7 +46,7 @@ class Diagonal:
 
     def __post_init__(self) -> None:
         check_range(self, 0, inf, "ridge")
-        check_range(self, 0, 1 + 1e-12, "shrinkage")
+        check_range(self, 0, 1, "shrinkage", closed=True)
         check_range(self, 0, 1, "mean_decay", "square_decay")
         check_share(self, "samples")
 
@@ -63,7 +63,7 @@ class Diagonal:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Moments:
         """Mu and chi with this batch's moments in them."""
         assert isinstance(features, FeatureSet)
-        fewer, read = features.thin(arrays, round(1 / self.samples))
+        fewer, read = features.thin(arrays, self.samples)
         return renewed(statistics, fewer.moments(read), (self.mean_decay, self.square_decay), count)
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:

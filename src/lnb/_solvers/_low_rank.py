@@ -35,6 +35,7 @@ from lnb._moments import (
     centered,
     inverse_of_diagonal,
     ridge_of,
+    sampling_ridge_of,
     share_of_batch,
     solve_whitened,
     variance_of,
@@ -66,6 +67,7 @@ class LowRank:
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         relative: the ridge is a multiple of the features' mean variance instead, which makes the update the same
             whatever the features' scale.
+        sampling_ridge: the ridge is at least this multiple of i / n, since n samples say little of i directions.
         samples: the share of a batch's samples that the statistics are taken of, above 0 and at most 1.
 
     Raises:
@@ -82,12 +84,13 @@ class LowRank:
     decay: float = 0.95
     ridge: float = 0.1
     relative: bool = False
+    sampling_ridge: float = 0.0
     samples: float = 1.0
 
     def __post_init__(self) -> None:
         check_count(self, "rank", "every")
         check_range(self, 0, 1, "decay")
-        check_range(self, 0, inf, "ridge")
+        check_range(self, 0, inf, "ridge", "sampling_ridge")
         check_share(self, "samples")
 
     def init(self, features: AnyFeatureSet, dtype: Any) -> LowRankStatistics:
@@ -104,7 +107,7 @@ class LowRank:
     def update(self, features: AnyFeatureSet, arrays: Sequence[Array], statistics: Any, count: Array) -> Any:
         """One power iteration on the averages with this batch in them."""
         assert isinstance(features, FeatureSet)
-        features, arrays = features.thin(arrays, round(1 / self.samples))
+        features, arrays = features.thin(arrays, self.samples)
         share = share_of_batch(self.decay**self.every, count, statistics.mean.dtype)
         mean, square = (
             average(old, new, share) for old, new in zip(statistics[:2], features.moments(arrays), strict=True)
@@ -118,14 +121,14 @@ class LowRank:
         small = contract("gir,gis->grs", basis, image)
         return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)))
 
-    def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics) -> Array:
-        """E [g, i]."""
+    def _diagonal(self, features: FeatureSet, statistics: LowRankStatistics, least: Array | None) -> Array:
+        """E [g, i], of a ridge that is at least `least`."""
         variance = variance_of(features, statistics.mean, statistics.square)
         rest = variance - jnp.square(statistics.factor).sum(2)
         # The variance is a difference of numbers as large as chi, Woodbury's inverse of some as large as 1 / E.
         eps = jnp.finfo(variance.dtype).eps
         floor = 10 * eps * statistics.square + eps**0.5 * variance.mean(1, keepdims=True)
-        shifted = jnp.maximum(rest, floor) + ridge_of(self, variance)
+        shifted = jnp.maximum(rest, floor) + ridge_of(self, variance, least)
         return jnp.where(shifted > 0, shifted, 1)
 
     def init_memory(self, shape: tuple[int, int, int], dtype: Any) -> tuple[()]:
@@ -142,9 +145,9 @@ class LowRank:
         memory: Any,
     ) -> Solution:
         """Woodbury's identity."""
-        del arrays
         assert isinstance(features, FeatureSet)
-        inverse = inverse_with_leading(self._diagonal(features, statistics), statistics.factor)
+        least = sampling_ridge_of(self.sampling_ridge, features, arrays)
+        inverse = inverse_with_leading(self._diagonal(features, statistics, least), statistics.factor)
         return Solution(*solve_whitened(inverse, features, statistics.mean, gradient), memory)
 
     def operations(self, features: AnyFeatureSet, outputs: int) -> tuple[float, float]:

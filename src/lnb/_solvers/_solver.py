@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
+from lnb._checks import check_number
 from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
 
@@ -70,20 +72,37 @@ class Solver(Protocol):
         ...
 
 
-def check_range(solver: object, low: float, high: float, *names: str) -> None:
-    """Raise unless these settings lie in [low, high)."""
+def settings_of(solver: Solver) -> tuple[Any, dict[str, Any]]:
+    """A solver's settings apart: what is hashable and compiled in, and the arrays, which may be traced.
+
+    Hyper-parameters that `optax.inject_hyperparams` schedules are such arrays.
+    """
+    if not is_dataclass(solver):
+        return solver, {}
+    values = {field.name: getattr(solver, field.name) for field in fields(solver)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, Array)}
+    return (type(solver), tuple((name, value) for name, value in values.items() if name not in arrays)), arrays
+
+
+def with_settings(fixed: Any, arrays: dict[str, Any]) -> Any:
+    """The solver of these settings."""
+    if not isinstance(fixed, tuple):
+        return fixed
+    kind, values = fixed
+    return kind(**dict(values), **arrays)
+
+
+def check_range(solver: object, low: float, high: float, *names: str, closed: bool = False) -> None:
+    """Raise unless these settings lie in [low, high), or in [low, high] if `closed`."""
     for name in names:
-        value = getattr(solver, name)
-        if isinstance(value, bool) or (isinstance(value, (int, float)) and not low <= value < high):
-            bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g})"
-            raise ValueError(f"`{name}` of {type(solver).__name__} must be {bounds}, got {value!r}.")
+        check_number(f"`{name}` of {type(solver).__name__}", getattr(solver, name), low, high, closed=closed)
 
 
 def check_share(solver: object, *names: str) -> None:
     """Raise unless these settings are shares, above 0 and at most 1."""
     for name in names:
         value = getattr(solver, name)
-        if isinstance(value, bool) or not 0 < value <= 1:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
             raise ValueError(f"`{name}` of {type(solver).__name__} must be above 0 and at most 1, got {value!r}.")
 
 

@@ -105,7 +105,7 @@ class Sylvester:
 
         def renew(part: FeatureSet, old: Side) -> Side:
             share = share_of_batch(self.decay**self.every, count, old.mean.dtype)
-            fewer, read = part.thin(arrays, round(1 / self.samples))
+            fewer, read = part.thin(arrays, self.samples)
             if self._is_diagonal(part):
                 mean, gram = fewer.moments(read)
             else:

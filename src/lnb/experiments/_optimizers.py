@@ -289,7 +289,7 @@ class LNBAuto(Boosting):
 
     def solver(self) -> Any:
         """One for each neuron."""
-        return lnb.auto(ridge=self.ridge, every=self.every, rank=self.rank)
+        return lnb.Auto(ridge=self.ridge, every=self.every, rank=self.rank)
 
 
 OPTIMIZERS: Mapping[str, OptimizerSettings] = {
