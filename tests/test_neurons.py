@@ -33,16 +33,56 @@ def test_a_path_stands_for_all_below_it():
     )
 
 
-def test_an_ignored_parameter_is_trained_with_the_identity_metric():
+def test_an_ignored_parameter_leaves_value_and_gradients_as_they_are():
     neurons = lnb.find_neurons(loss_fn, PARAMS, X, ignore=["['first']['weight']", "['scale']"])
     value, grads, features = jax.jit(neurons.value_and_grad)(PARAMS, X)
     expected, expected_grads = jax.value_and_grad(loss_fn)(PARAMS, X)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), grads, expected_grads)
     transform = lnb.scale_by_lnb(neurons, step="norm")
     updates, _ = transform.update(grads, transform.init(PARAMS), PARAMS, features=features)
-    ratio = updates["first"]["weight"] / expected_grads["first"]["weight"]
-    np.testing.assert_allclose(ratio, jnp.broadcast_to(ratio[0, 0], ratio.shape), rtol=1e-5)
-    np.testing.assert_allclose(updates["scale"] / expected_grads["scale"], ratio[0], rtol=1e-5)
+    np.testing.assert_array_equal(updates["first"]["weight"], 0)
+    np.testing.assert_array_equal(updates["scale"], 0)
+    assert np.any(updates["last"] != 0)
+
+
+def test_names_stand_in_place_of_the_paths_of_a_list():
+    params = [jnp.ones((3, 2)), jnp.ones(2), jnp.ones((2, 2))]
+    names = ["dense/kernel", "dense/bias", "head/kernel"]
+
+    def loss_fn(params, x):
+        return jnp.mean(jnp.square(jnp.tanh(x @ params[0] + params[1]) @ params[2]))
+
+    neurons = lnb.find_neurons(loss_fn, params, X, names=names)
+    assert [neuron.paths for neuron in neurons] == [("dense/kernel", "dense/bias"), ("head/kernel",)]
+    assert "dense/kernel + dense/bias" in str(neurons)
+    assert lnb.find_neurons(loss_fn, params, X, names=names, ignore="head/kernel").ignored == ("head/kernel",)
+    for wrong in (names[:2], ["a", "a", "b"], "abc"):
+        with pytest.raises(ValueError, match="`names` must be a distinct name for each of the 3 leaves"):
+            lnb.find_neurons(loss_fn, params, X, names=wrong)
+    with pytest.raises(ValueError, match=r"no path in `params`: .* such as 'dense/kernel'"):
+        lnb.find_neurons(loss_fn, params, X, names=names, ignore="head")
+
+
+def hardly_covered(params, x):
+    hidden = jnp.tanh(x @ jnp.exp(params["large"]) @ jnp.square(params["small"]))
+    return jnp.sum(hidden @ params["covered"])
+
+
+def test_a_network_that_is_hardly_covered_warns_of_the_largest_parameters_left_out():
+    params = {"large": jnp.ones((3, 40)), "small": jnp.ones((40, 2)), "covered": jnp.ones((2, 9))}
+    with pytest.warns(UserWarning, match=r"The neurons cover 8\.3% of the parameters") as caught:
+        lnb.find_neurons(hardly_covered, params, X)
+    (warning,) = caught
+    message = str(warning.message)
+    assert message.index("['large'] (120 elements): enters nonlinearly through `exp`") < message.index("['small']")
+    assert warning.filename == __file__
+
+
+def test_what_is_ignored_is_not_warned_of():
+    params = {"large": jnp.ones((3, 40)), "small": jnp.ones((40, 2)), "covered": jnp.ones((2, 9))}
+    neurons = lnb.find_neurons(hardly_covered, params, X, ignore=["['large']", "['small']"])
+    assert neurons.coverage == 1
 
 
 def test_a_path_that_is_none_is_an_error():

@@ -85,9 +85,9 @@ class Reading:
             weights = self.weight.matrix(arrays[self.weight_source])[:, :, 0]
             parts, count = [m.weighted_moments(x, weights) for m, x in recorded], self.count(arrays)
         else:  # what a region that did not run recorded is zero
-            parts, count = [m.moments(x) for m, x in recorded], self.samples
+            parts, count = [m.moments(x) for m, x in recorded], jnp.asarray(self.samples)
         mean, square = (jnp.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        return mean * count, square * count
+        return mean * count.astype(mean.dtype), square * count.astype(square.dtype)
 
     def gram(self, arrays: Arrays) -> tuple[Array, Array]:
         """X^T X [g, i, i] and X^T 1 [g, i]."""
@@ -97,7 +97,7 @@ class Reading:
         else:
             parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
             x = jnp.concatenate(parts, axis=2)
-            gram, total = gram_of(x if weights is None else x * weights)
+            gram, total = gram_of(x, weights)
         return self.repeats * gram, self.repeats * total
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
@@ -108,7 +108,7 @@ class Reading:
         outputs = [m.forward(x, v) for m, x, v in zip(self.maps, recorded, pieces[:-1], strict=True)]
         output = reduce(jnp.add, outputs + ([pieces[-1]] if self.has_bias else []))  # [g, n, o]
         weights = self.weights(arrays)
-        output = output if weights is None else output * weights
+        output = output if weights is None else output * weights.astype(output.dtype)
         rows = [m.backward(x, output) for m, x in zip(self.maps, recorded, strict=True)]
         if vector.shape[1] > ends[-1]:
             total = output.sum(1, keepdims=True)

@@ -70,9 +70,10 @@ def rows_of_weights(weights: Array, samples: Sequence[int]) -> Array:
     return jnp.broadcast_to(full, tuple(samples)).reshape(-1)
 
 
-def gram_of(x: Array) -> tuple[Array, Array]:
-    """X^T X [g, i, i] and X^T 1 [g, i] of X [g, n, i]."""
-    return contract("gni,gnj->gij", x, x), x.sum(1)
+def gram_of(x: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """X^T W X [g, i, i] and X^T w [g, i] of X [g, n, i] and weights [g or 1, n, 1], by default 1."""
+    weighted = x if weights is None else x * weights.astype(x.dtype)
+    return contract("gni,gnj->gij", weighted, x), weighted.sum(1)
 
 
 class FeatureMap(Protocol):
@@ -376,8 +377,8 @@ class LoopFeatures:
             return mean.reshape(-1, mean.shape[2]), square.reshape(-1, mean.shape[2])
         split = weights.reshape(len(weights), steps, -1).swapaxes(0, 1)  # [step, g, n]
         mean, square = jax.vmap(self.inner.weighted_moments)(recorded, split)  # [step, g, i]
-        share = split.sum(2) / _total(weights)[None, :, 0]  # [step, g]
-        return (mean * share[:, :, None]).sum(0), (square * share[:, :, None]).sum(0)
+        share = (split.sum(2) / _total(weights)[None, :, 0])[:, :, None].astype(mean.dtype)  # [step, g, 1]
+        return (mean * share).sum(0), (square * share).sum(0)
 
     def thin(self, recorded: Array, every: int) -> Array:
         """The recorded array of about every k-th sample of each step."""
@@ -435,7 +436,7 @@ def _total(weights: Array) -> Array:
 
 def _weighted_mean(x: Array, weights: Array) -> Array:
     """The mean of X [g, n, i] with weights [g or 1, n], [g, i]."""
-    weights = jnp.broadcast_to(weights, x.shape[:2])
+    weights = jnp.broadcast_to(weights, x.shape[:2]).astype(x.dtype)
     return contract("gn,gni->gi", weights, x) / _total(weights)
 
 

@@ -53,7 +53,7 @@ class Features:
         [[[10.0]]]
         """
         weights = jnp.asarray(sample_weight)
-        weights = weights.astype(statistics_dtype(weights.dtype))
+        weights = weights.astype(jnp.zeros(()).dtype)
         if weights.ndim == 0:
             raise ValueError("`sample_weight` must have the leading axes of the batch, got a single number.")
         arrays, sets = list(self.arrays), []

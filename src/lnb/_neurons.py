@@ -184,7 +184,8 @@ class Neurons(Sequence[Neuron]):
         if features is None:
             raise ValueError(
                 "`features` is missing: call `optimizer.update(grads, state, params, features=features)` with the "
-                "features that `neurons.value_and_grad(params, ...)` returned."
+                "features that `neurons.value_and_grad(params, ...)` returned. Wrappers such as `optax.lookahead` and "
+                "`optax.contrib.sam` pass on no extra arguments: make them in the step, around LNB with its features."
             )
         if not isinstance(features, Features):
             raise TypeError(f"`features` must come from `neurons.value_and_grad`, got {type(features).__name__}.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from jax import Array
 
 from lnb._checks import check_number
@@ -80,7 +81,7 @@ def settings_of(solver: Solver) -> tuple[Any, dict[str, Any]]:
     if not is_dataclass(solver):
         return solver, {}
     values = {field.name: getattr(solver, field.name) for field in fields(solver)}
-    arrays = {name: value for name, value in values.items() if isinstance(value, Array)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, (Array, np.ndarray))}
     return (type(solver), tuple((name, value) for name, value in values.items() if name not in arrays)), arrays
 
 
