@@ -15,30 +15,32 @@ HAS_TORCH, HAS_TRANSFORMERS = (
     all(importlib.util.find_spec(name) for name in names) for names in (("torch", "torchax"), ("transformers",))
 )
 
-needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch and torchax: pip install 'lnb[torch]'")
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch and torchax: pip install '.[torch]'")
 needs_transformers = pytest.mark.skipif(
     not (HAS_TORCH and HAS_TRANSFORMERS),
-    reason="needs torch, torchax and transformers: pip install 'lnb[torch]' transformers",
+    reason="needs torch, torchax and transformers: pip install '.[torch]' transformers",
 )
 
 # Run after a program of the page, in its namespace: the network in torch and in JAX, and dropout under two keys.
 CHECKS = """
-def check(inputs):
+def check(*batch):
     import json
 
+    inputs, buffers = batch[0], from_torch(network)[2]
+
     def in_jax(key):
-        outputs = apply(params, from_torch(network)[2], jax.random.key(key), inputs)
+        outputs = apply(params, buffers, jax.random.key(key), inputs)
         return np.asarray(getattr(outputs, "logits", outputs))
 
     network.eval()
     with torch.no_grad():
         in_torch = network(torch.tensor(np.asarray(inputs)))
     difference = np.abs(getattr(in_torch, "logits", in_torch).numpy() - in_jax(0)).max()
+    evaluated = loss_fn(params, buffers, jax.random.key(0), *batch)
     network.train()
     masks = {"repeats": bool((in_jax(0) == in_jax(0)).all()), "differs": bool((in_jax(0) != in_jax(1)).any())}
-    network.eval()
-    facts = {"coverage": neurons.coverage, "losses": losses, "difference": float(difference), "masks": masks}
-    print("FACTS", json.dumps(facts))
+    facts = {"coverage": neurons.coverage, "losses": losses, "evaluated": float(evaluated), "masks": masks}
+    print("FACTS", json.dumps({**facts, "difference": float(difference)}))
 """
 
 
@@ -47,7 +49,7 @@ def facts():
     """Of each program of the page, what its checks print; one process, since torch and JAX are slow to import."""
     programs = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     own, hugging_face = programs
-    source = [own, CHECKS, "check(x)"]
+    source = [own, CHECKS, "check(x, y)"]
     if HAS_TRANSFORMERS:
         source += [hugging_face, "check(tokens)"]
     quick = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "HF_HUB_OFFLINE": "1"}
@@ -59,9 +61,10 @@ def facts():
 
 
 def assert_trained(facts, coverage, share):
-    """It covers that much, its loss falls to this share of the first, and torch has the weights."""
+    """It covers that much, its loss falls to this share of the first, and torch has the weights and means."""
     assert facts["coverage"] >= coverage
     assert facts["losses"][-1] < share * facts["losses"][0], facts["losses"]
+    assert facts["evaluated"] < share * facts["losses"][0]
     assert facts["difference"] < 1e-4
     assert facts["masks"] == {"repeats": True, "differs": True}
 
