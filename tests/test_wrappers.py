@@ -466,3 +466,16 @@ def test_a_run_that_skips_many_batches_in_a_row_shows_it_in_the_loss():
     assert int(state.skipped_in_a_row) == 0
     assert int(told.skipped) == MOST_SKIPPED_IN_A_ROW + 1
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(updates))
+
+
+def test_an_array_may_stand_for_a_node_of_one_leaf():
+    """As `nnx.Optimizer` has it: `init` gets variables, and `update` bare arrays."""
+    boxed = {key: {"value": leaf} for key, leaf in PARAMS.items()}
+    neurons = lnb.find_neurons(lambda p, x: loss_fn({key: p[key]["value"] for key in p}, x), boxed, X)
+    optimizer = lnb.lnb(neurons, RATE)
+    _, grads, features = neurons.value_and_grad(boxed, X)
+    bare = {key: leaf["value"] for key, leaf in grads.items()}
+    expected, _ = optimizer.update(grads, optimizer.init(boxed), boxed, features=features)
+    updates, _ = optimizer.update(bare, optimizer.init(boxed), PARAMS, features=features)
+    for key in PARAMS:
+        np.testing.assert_array_equal(updates[key], expected[key]["value"])

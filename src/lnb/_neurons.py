@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from math import prod
@@ -152,6 +153,8 @@ class Neurons(Sequence[Neuron]):
     def leaves_of(self, tree: PyTree, argument: str) -> list[Array | None]:
         """The leaves of a tree like `params`; None for each that `optax.masked` or `optax.partition` masks.
 
+        An array may stand where `params` has a node of one leaf: `nnx.Optimizer` gives arrays for `nnx.Param`s.
+
         Raises:
             ValueError: the tree is of another structure.
         """
@@ -162,10 +165,11 @@ class Neurons(Sequence[Neuron]):
 
         found = dict(jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0])
         masked = {key for key, leaf in found.items() if is_masked(leaf)}
+        below = Counter(key[:length] for key in self._keys for length in range(len(key) + 1))
         leaves: list[Array | None] = []
         for key, path, shape in zip(self._keys, self._paths, self._shapes, strict=True):
             own = next((key[:length] for length in range(len(key) + 1) if key[:length] in found), None)
-            if own is None or (own != key and own not in masked):
+            if own is None or (below[own] > 1 and own not in masked):
                 leaves.clear()
                 break
             leaves.append(None if own in masked else found[own])

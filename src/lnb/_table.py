@@ -47,7 +47,7 @@ def table(neurons: Neurons) -> str:
         lines.append("Not covered, trained with the identity metric:")
         lines += [f"  {path}: {reason}" for path, reason in neurons.uncovered]
     if neurons.ignored:
-        lines.append("Ignored as asked, trained with the identity metric:")
+        lines.append("Ignored as asked, left to other optimizers:")
         lines += [f"  {path}" for path in neurons.ignored]
     return "\n".join(lines)
 

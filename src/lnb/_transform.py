@@ -39,7 +39,7 @@ class LNBState(NamedTuple):
     step: Array  # steps taken, not counting those that were passed over
     skipped: Array  # batches passed over, since they were not finite
     skipped_in_a_row: Array  # of these, the last ones without a step between
-    average: Any  # of the gradient, like the parameters trained, not yet corrected for its start at zero; None without
+    average: Any  # of the gradient of each leaf trained, not yet corrected for its start at zero; None without
     turns: tuple[Array, ...]  # of each block's `Clock`; compiled in, they would tell equal kernels apart
     statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
     memory: tuple[Any, ...]  # one entry for each block of neurons: what its solver remembers of each
@@ -187,7 +187,7 @@ def _boosting(
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
-            average=as_tree(jax.tree.map(jnp.zeros_like, part)) if averages else None,
+            average=tuple(jnp.zeros_like(leaf) for leaf in part.values()) if averages else None,
             turns=tuple(jnp.asarray(block.turn, jnp.int32) for block in blocks),
             statistics=statistics,
             memory=memory,
@@ -226,8 +226,9 @@ def _boosting(
         gradients = latest = _as_statistics(latest)
         average = None
         if averages:
-            tree, average = _look_ahead(as_tree(latest), state.average, state.step, gradient_decay, nesterov)
-            gradients = dict(zip(latest, jax.tree.leaves(tree), strict=True))
+            of_leaves = tuple(latest.values())
+            ahead, average = _look_ahead(of_leaves, state.average, state.step, gradient_decay, nesterov)
+            gradients = dict(zip(latest, ahead, strict=True))
         finite = _is_finite(kept, latest)
         solved = _solve(kept, blocks, gradients, features, state, finite, step == "spectral")
         directions, finite = solved.directions, solved.finite

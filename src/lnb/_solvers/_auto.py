@@ -40,7 +40,7 @@ class Auto:
             each direction: i of a Gram matrix, `rank` otherwise.
         rank: number of leading directions where the Gram matrix is too dear.
         budget: how much the exact solution may cost, as a share of the operations of the neuron's own forward and
-            backward pass.
+            backward pass, where leading directions would cost less.
 
     Raises:
         TypeError, ValueError: a setting is no number, or out of its range.
@@ -69,14 +69,14 @@ class Auto:
         check_share(self, "samples")
 
     def choose(self, neuron: Any) -> Solver:
-        """The solver of a neuron: `Cholesky` within the budget, else `LowRank`, or what fits another kind of metric."""
+        """The solver of a neuron: `Cholesky` where it is cheap, else `LowRank`, or what fits another kind of metric."""
         features = neuron.features
         if isinstance(features, EquationFeatureSet):
             return CG(ridge=self.least_ridge)
         exact = Cholesky(every=self.every, decay=self.decay, ridge=self.least_ridge, relative=True)
         if isinstance(features, TiedFeatureSet):
             return Sylvester.like(replace(exact, samples=self.samples))
-        if features.has_diagonal_gram or self._is_within_budget(replace(exact, samples=self.samples), neuron):
+        if features.has_diagonal_gram or self._is_cheap(replace(exact, samples=self.samples), neuron):
             # A lookup's rows are each met by samples of their own.
             sampling_ridge = 0.0 if features.is_diagonal else self.ridge
             share = self._share(features.inputs, features.samples)
@@ -90,13 +90,19 @@ class Auto:
             samples=self._share(self.rank, features.samples),
         )
 
-    def _is_within_budget(self, exact: Cholesky, neuron: Any) -> bool:
+    def _is_cheap(self, exact: Cholesky, neuron: Any) -> bool:
+        """Whether the exact solution is within the budget, or no dearer than leading directions."""
         features: FeatureSet = neuron.features
         samples = _NOMINAL_SAMPLES[features.sample_rank > 1]
-        exact = replace(exact, samples=self._share(features.inputs, samples))
-        update, solve = exact.operations(features.of_samples(samples), neuron.outputs)
         own = 6.0 * features.groups * samples * features.inputs * neuron.outputs
-        return update / self.every + solve <= self.budget * own
+        exact = replace(exact, samples=self._share(features.inputs, samples))
+        low_rank = LowRank(rank=self.rank, samples=self._share(self.rank, samples))
+
+        def cost(solver: Solver) -> float:
+            update, solve = solver.operations(features.of_samples(samples), neuron.outputs)
+            return update / solver.every + solve
+
+        return cost(exact) <= max(self.budget * own, cost(low_rank))
 
     def _share(self, directions: int, samples: int) -> float:
         return min(1.0, max(self.samples, 4 * directions / samples))
