@@ -43,10 +43,10 @@ class Neurons(Sequence[Neuron]):
         self._loss_fn = loss_fn
         self._has_aux = has_aux
         self.treedef = treedef
+        """The structure of `params`."""
         self._keys = keys
         self._paths = paths
         self._shapes = shapes
-        self._ignored = ignored
         self.ignored = tuple(paths[leaf] for leaf in sorted(ignored))
         """The parameters that were to be left alone, by path: an optimizer of these neurons leaves them as they are."""
         self.ignored_leaves = ignored
@@ -88,7 +88,7 @@ class Neurons(Sequence[Neuron]):
     @property
     def coverage(self) -> float:
         """The share of the parameter elements that belong to a neuron, 0 to 1, of those that are not ignored."""
-        total = sum(prod(shape.shape) for leaf, shape in enumerate(self._shapes) if leaf not in self._ignored)
+        total = sum(prod(shape.shape) for leaf, shape in enumerate(self._shapes) if leaf not in self.ignored_leaves)
         missing = sum(prod(self._shapes[leaf].shape) for leaf in self._uncovered_leaves)
         return 1.0 - missing / total if total else 1.0
 
@@ -108,7 +108,7 @@ class Neurons(Sequence[Neuron]):
             ValueError: `params` is of another structure, or the loss's neurons are not those that were found.
         """
         leaves = self._check_params(params)
-        plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux, self._ignored)
+        plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux, self.ignored_leaves)
         signature = _signature(self.treedef, plan)
         if signature != self.signature:
             raise ValueError(
