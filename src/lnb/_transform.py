@@ -75,8 +75,8 @@ def scale_by_lnb(
     Returns:
         A transformation whose `update(grads, state, params, features=features)` takes the features from
         `neurons.value_and_grad`. A batch with a non-finite gradient or feature changes nothing but the state's
-        counts of skipped batches; after 50 in a row the updates are NaN. Leaves that are masked, or ignored by the search,
-        are left to whatever else trains them.
+        counts of skipped batches; after 50 in a row the updates are NaN. Leaves that are masked, or
+        ignored by the search, are left to whatever else trains them.
 
     Raises:
         TypeError, ValueError: an argument is not what it should be; at the update, `features` are missing or are not
