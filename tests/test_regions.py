@@ -78,6 +78,7 @@ def test_a_parameter_split_over_devices_says_so(mesh):
 
         return jax.shard_map(body, mesh=mesh, in_specs=(P("data"), P(None, "data")), out_specs=P())(weight, x).sum()
 
-    neurons = lnb.find_neurons(loss_fn, jnp.ones((mesh.size, 2)), jnp.ones((3, mesh.size)))
+    with pytest.warns(UserWarning, match="The neurons cover 0"):
+        neurons = lnb.find_neurons(loss_fn, jnp.ones((mesh.size, 2)), jnp.ones((3, mesh.size)))
     ((_, reason),) = neurons.uncovered
     assert reason == "split over devices by `shard_map`: give it to the map replicated, `P()`"

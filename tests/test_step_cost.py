@@ -42,10 +42,10 @@ def products(step, *args):
     return len(re.findall(r"= \w+\[\d[^ ]* dot\(", program))
 
 
-def boosting_step(solver, loss_fn=loss_fn, params=PARAMS, x=X):
+def boosting_step(solver, loss_fn=loss_fn, params=PARAMS, x=X, **settings):
     """A step, and what it starts from."""
     neurons = lnb.find_neurons(loss_fn, params, x, strict=True)
-    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+    optimizer = lnb.lnb(neurons, 0.1, solver=solver, **settings)
 
     def step(params, state, x):
         value, grads, features = neurons.value_and_grad(params, x)
@@ -81,7 +81,7 @@ def adam_step(optimizer):
 def test_a_step_holds_no_second_pass():
     """With the diagonal, the products are Adam's and one a neuron, for its bias."""
     adam, adam_state = adam_step(optax.adam(1e-3))
-    step, state = boosting_step(lnb.Diagonal())
+    step, state = boosting_step(lnb.Diagonal(), step="norm")
     passes = products(adam, PARAMS, adam_state, X)
     assert passes >= 3 * 2 * 5
     with_bias = 2 * 2
