@@ -59,6 +59,8 @@ def arrays(layers):
     return jax.tree.map(jnp.asarray, layers)
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ALGORITHM_2 = {"step": "norm", "nesterov": False}
 
 
@@ -116,7 +118,7 @@ def test_algorithm_1_is_the_exact_solution(x64, solver):
     neurons = lnb.find_neurons(loss_fn, params, x, labels)
     optimizer = lnb.lnb(neurons, 0.7, solver=solver, step="norm", gradient_decay=0.0, weight_decay=0.0, min_norm=1e-6)
     _, grads, features = neurons.value_and_grad(params, x, labels)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params, features=features)
     for got, wanted in zip(jax.tree.leaves(updates), jax.tree.leaves(directions), strict=True):
         np.testing.assert_allclose(got, -0.7 * wanted / np.sqrt(z), rtol=1e-8, atol=1e-10)
 
@@ -146,7 +148,7 @@ def test_a_step_is_a_gradient_step_on_whitened_inputs(x64):
     solver = lnb.Cholesky(every=1, decay=0.0, ridge=0.0)
     transform = lnb.scale_by_lnb(neurons, solver=solver, step="norm", min_norm=1e-9)
     _, grads, features = neurons.value_and_grad(params, x)
-    updates, _ = transform.update(grads, transform.init(params), params, features=features)
+    updates, _ = jax.jit(transform.update)(grads, transform.init(params), params, features=features)
     length = np.sqrt(sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradient)))
     moved = jax.tree.map(lambda p, u: p - u * length, params, updates)
     np.testing.assert_allclose(x @ moved[0] + moved[1], expected, atol=1e-8)
@@ -211,7 +213,7 @@ def test_chain_schedules_hyperparameters_and_accumulation(standard_promotion):
     _, grads, features = neurons.value_and_grad(params, x, labels)
 
     def first_update(optimizer):
-        return optimizer.update(grads, optimizer.init(params), params, features=features)[0]
+        return jax.jit(optimizer.update)(grads, optimizer.init(params), params, features=features)[0]
 
     injected = optax.inject_hyperparams(lnb.lnb, static_args=("neurons", "solver"))
     plain = first_update(lnb.lnb(neurons, 0.5, step="norm"))
@@ -225,9 +227,10 @@ def test_chain_schedules_hyperparameters_and_accumulation(standard_promotion):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
     twice = optax.MultiSteps(lnb.lnb(neurons, 0.5, step="norm"), 2).gradient_transformation()
     state = twice.init(params)
-    updates, state = twice.update(grads, state, params, features=features)
+    update = jax.jit(twice.update)
+    updates, state = update(grads, state, params, features=features)
     assert not any(np.any(u) for u in jax.tree.leaves(updates))
-    updates, state = twice.update(grads, state, params, features=features)
+    updates, state = update(grads, state, params, features=features)
     np.testing.assert_allclose(updates[0][0], plain[0][0], rtol=1e-4, atol=1e-6)
 
 
@@ -290,11 +293,11 @@ def test_finite_features_whose_squares_are_not_leave_the_statistics_finite(solve
     weight, x = jnp.ones((3, 2)), jnp.ones((8, 3))
     neurons = lnb.find_neurons(loss, weight, x)
     optimizer = lnb.lnb(neurons, 0.1, solver=solver)
-    state = optimizer.init(weight)
+    state, update = optimizer.init(weight), jax.jit(optimizer.update)
     for scale in (1.0, 1e25, 1.0):
         _, grads, features = neurons.value_and_grad(weight, x.at[:, 1].set(scale))
         assert np.isfinite(grads).all()
-        updates, state = optimizer.update(grads, state, weight, features=features)
+        updates, state = update(grads, state, weight, features=features)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((updates, state)))
 
 
@@ -362,7 +365,7 @@ def test_each_neuron_may_have_its_own_solver():
     mixed = lnb.scale_by_lnb(neurons, solver=lambda n: lnb.Diagonal() if n.inputs == 6 else lnb.Cholesky())
     whole = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky())
     _, grads, features = neurons.value_and_grad(params, x, labels)
-    first, second = (t.update(grads, t.init(params), params, features=features)[0] for t in (mixed, whole))
+    first, second = (jax.jit(t.update)(grads, t.init(params), params, features=features)[0] for t in (mixed, whole))
     # The lengths differ, the directions of the neurons solved alike do not.
     ratio = np.asarray(first[1][0] / second[1][0])
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)
