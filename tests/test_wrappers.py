@@ -323,17 +323,10 @@ def test_a_whole_subtree_may_be_masked_by_one_label():
     )
     _, grads, features = nested.value_and_grad(params, X)
     updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
-    expected, _ = partition().update(
-        *(grads_of(tree) for tree in (grads,)),
-        partition().init(PARAMS),
-        PARAMS,
-        features=NEURONS.value_and_grad(PARAMS, X)[2],
-    )
+    flat = {**grads["body"], "head": grads["head"]["kernel"]}
+    features = NEURONS.value_and_grad(PARAMS, X)[2]
+    expected, _ = partition().update(flat, partition().init(PARAMS), PARAMS, features=features)
     np.testing.assert_allclose(updates["body"]["w"], expected["w"], rtol=1e-6)
-
-
-def grads_of(nested):
-    return {**nested["body"], "head": nested["head"]["kernel"]}
 
 
 def test_ignored_leaves_are_left_as_they_are():
