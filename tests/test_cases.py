@@ -152,7 +152,7 @@ def check_statistics(case, neurons, params, results):
         assert packed.shape == neuron.shape
         parts = neuron.unpack(neuron.pack(params))
         for path, k in zip(neuron.paths, neuron.leaves, strict=True):
-            mask = neuron.covered[k]
+            mask = neuron.covered(k)
             np.testing.assert_array_equal(parts[path], leaves[k] if mask is None else np.where(mask, leaves[k], 0))
         if neuron.kind in NOT_CANONICAL:
             with pytest.raises(ValueError, match="has no"):

@@ -13,9 +13,9 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import lnb
-from lnb import _tracked
+from lnb._features._layout import Transpose
+from lnb._finding.rules import _layouts
 from lnb._program import _jax, read_program, trace, unlisted
-from lnb._tracked import relabeling
 
 X = jnp.ones((3, 4))
 
@@ -183,9 +183,10 @@ LAYOUTS = [
 def test_a_layout_moves_labels_as_it_moves_numbers(function):
     labels = np.arange(12).reshape(3, 4)
     expected = np.asarray(function(jnp.asarray(labels, jnp.float32)), np.float32)
-    for equation in program_of(function, X).equations:
-        assert _tracked.is_layout(equation)
-        labels = relabeling(equation)(labels)
+    program = program_of(function, X)
+    for equation in program.equations:
+        assert _layouts.is_layout(equation)
+        labels = _layouts.rearranged(equation, program.shape(equation.outputs[0]), labels)
     np.testing.assert_array_equal(labels, expected)
 
 
@@ -272,7 +273,7 @@ def check_listed(loss_fn, reason):
 
 
 def test_a_layout_with_unknown_parameters_lists_what_goes_in(monkeypatch):
-    monkeypatch.setitem(_tracked._LAYOUTS, primitives.transpose_p, (np.transpose, ("order",)))
+    monkeypatch.setitem(_layouts._LAYOUTS, primitives.transpose_p, lambda of, shape, p: Transpose(of, p["order"]))
     check_listed(
         lambda p, x: jnp.sum(jnp.tanh(x @ p["w"].T + x @ p["w"]) @ p["v"]),
         "used by a `transpose` of an unknown form: it has no `order`, but permutation",
@@ -283,7 +284,7 @@ def test_a_loop_of_unknown_operands_lists_what_goes_in(monkeypatch):
     def raises(*_):
         raise _jax.NotUnderstoodError("its operands are others")
 
-    monkeypatch.setattr("lnb._regions.scan_of", raises)
+    monkeypatch.setattr("lnb._finding._regions.scan_of", raises)
 
     def loss_fn(p, x):
         x, _ = lax.scan(lambda h, _: (jnp.tanh(h @ p["w"]), None), x @ p["w"], None, length=2)

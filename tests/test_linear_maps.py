@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import lnb
-from lnb._convolution_gram import convolution_gram
-from lnb._linear_maps import ConvolutionFeatures, contract, gram_of
+from lnb._features import ConvolutionFeatures
+from lnb._features._convolution import convolution_gram
+from lnb._numerics import gram_of
 
 
 def test_a_convolutions_moments_are_of_its_channels(x64):
@@ -56,7 +57,7 @@ def test_gram_matrix_of_a_convolution_needs_no_patches(
     convolved = features.forward(x, jnp.asarray(normal(1, 2 * prod(kernel), 2)))
     assert patches.shape[1] == convolved.shape[1]
     padded = features._padded(x)
-    shifted = convolution_gram(padded, kernel, (stride,) * rank, (dilation,) * rank, contract)
+    shifted = convolution_gram(padded, kernel, (stride,) * rank, (dilation,) * rank)
     for got, plain, wanted in zip(shifted, features.gram(x), gram_of(patches), strict=True):
         np.testing.assert_allclose(got[None], wanted, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(plain, wanted, rtol=1e-10, atol=1e-10)

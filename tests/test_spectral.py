@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lnb
-from lnb._packed import inner
+from lnb._numerics import inner
 from lnb._spectral import norm_step, spectral_operations, spectral_step
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -1,8 +1,8 @@
 """Linear neuron boosting: train neural networks in JAX with each linear function's features whitened."""
 
-from lnb._neuron import Features as Features
+from lnb._batch import Features as Features
+from lnb._batch import join_features as join_features
 from lnb._neuron import Neuron as Neuron
-from lnb._neuron import join_features as join_features
 from lnb._neurons import Neurons as Neurons
 from lnb._neurons import find_neurons as find_neurons
 from lnb._solvers import CG as CG

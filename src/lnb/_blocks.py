@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import TiedFeatureSet
-from lnb._neuron import Features, Neuron
+from lnb._batch import Features
+from lnb._features import JacobianFeatures, TiedFeatureSet
+from lnb._neuron import Neuron
 from lnb._solvers import CG, AnyFeatureSet, Auto, Solution, Solver, Sylvester, settings_of, with_settings
 from lnb._spectral import norm_step, spectral_operations, spectral_step
 
@@ -104,11 +104,11 @@ class Block:
         """What the solver makes of the features that the neurons read in this batch."""
         feature_set = self.neurons[0].read(features)
         assert feature_set is not None
-        if isinstance(feature_set, EquationFeatureSet):  # equal to no other
+        if isinstance(feature_set, JacobianFeatures):  # equal to no other
             return getattr(self.solver, method)(feature_set, features.arrays, *args)
         # The features of layers that are alike are equal once they are numbered alike.
-        places = sorted({place for reading in feature_set.readings for place in reading.places})
-        moved = feature_set.moved({place: k for k, place in enumerate(places)})
+        places = sorted({place for reading in feature_set.reads for place in reading.places})
+        moved = feature_set.reindexed({place: k for k, place in enumerate(places)})
         fixed, arrays = settings_of(self.solver)
         return _traced_once(fixed, method, moved, arrays, tuple(features.arrays[place] for place in places), *args)
 
@@ -182,7 +182,7 @@ def _solver_of(neuron: Neuron, choice: SolverChoice) -> Solver:
     if isinstance(neuron.features, TiedFeatureSet):
         return Sylvester.like(solver)
     # A neuron kept as its equations has no matrix to factor: it is solved by products with M.
-    if isinstance(neuron.features, EquationFeatureSet) and not isinstance(solver, CG):
+    if isinstance(neuron.features, JacobianFeatures) and not isinstance(solver, CG):
         return CG(ridge=solver.ridge)
     return solver
 

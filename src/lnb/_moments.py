@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import FeatureSet
-from lnb._packed import row_times
+from lnb._features import FeatureSet
+from lnb._numerics import vector_matrix
 
 
 class Ridged(Protocol):
@@ -113,7 +113,7 @@ def inverse_of_diagonal(diagonal: Array) -> Inverse:
     def inverse(weight: Array, mean: Array, bias: Array | None) -> tuple[Array, Array, Array]:
         vector = centered(weight, mean, bias)
         squared = (jnp.square(vector).sum(2) * reciprocal).sum(1)
-        return vector * reciprocal[:, :, None], squared, row_times(mean * reciprocal, vector)
+        return vector * reciprocal[:, :, None], squared, vector_matrix(mean * reciprocal, vector)
 
     return inverse
 

@@ -1,10 +1,11 @@
-"""A neuron, and the features that the neurons of a loss read."""
+"""A neuron: its parameters, how they are packed, and what its features say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -12,105 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lnb._equations import EquationFeatureSet
+from lnb._batch import Features
 from lnb._explicit_axes import with_automatic_axes
-from lnb._feature_sets import FeatureSet, TiedFeatureSet
-from lnb._find import FoundNeuron
-from lnb._linear_maps import Arrays, statistics_dtype
-from lnb._solvers import AnyFeatureSet
+from lnb._features import AnyFeatureSet, Arrays, FeatureSet, JacobianFeatures
+from lnb._features._layout import Concatenate, ElementNumbers, Layout, Pad, ravel, unpack
+from lnb._numerics import statistics_dtype
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
-class Features:
-    """What the neurons read in one batch: arrays for `update`, and which feature set reads which of them.
-
-    A pytree whose leaves are `arrays`, None where nothing reads what was recorded; it passes through `jax.jit`,
-    `jax.lax.scan` and `optax.chain`.
-    """
-
-    arrays: tuple[Any, ...]
-    sets: tuple[AnyFeatureSet | None, ...]
-    signature: tuple[Any, ...]
-
-    def weighted(self, sample_weight: Any) -> Features:
-        """The features with each sample weighted: M = sum w x x^T / sum w, n of eq. (11) the sum of the weights.
-
-        Rows that the loss leaves out, padding for example, should count in no metric: give them the weight 0.
-
-        Args:
-            sample_weight: w >= 0, of the leading axes of the batch: [batch], or [batch, position]. A neuron with more
-                samples per example, such as pixels, repeats it over them; one with fewer takes its mean.
-
-        Raises:
-            ValueError: the shape does not fit a neuron's samples.
-
-        >>> import jax.numpy as jnp, lnb
-        >>> neurons = lnb.find_neurons(lambda w, x: jnp.sum(x @ w), jnp.ones((1, 2)), jnp.ones((3, 1)))
-        >>> features = neurons.value_and_grad(jnp.ones((1, 2)), jnp.array([[2.0], [4.0], [7.0]]))[2]
-        >>> neurons[0].gram(features.weighted(jnp.array([1, 1, 0]))).tolist()
-        [[[10.0]]]
-        """
-        weights = jnp.asarray(sample_weight)
-        weights = weights.astype(jnp.zeros(()).dtype)
-        if weights.ndim == 0:
-            raise ValueError("`sample_weight` must have the leading axes of the batch, got a single number.")
-        arrays, sets = list(self.arrays), []
-        for index, feature_set in enumerate(self.sets):
-            added: list[Array] = []
-            if feature_set is not None:
-                try:
-                    feature_set, added = feature_set.weighted(arrays, weights, len(arrays))
-                except ValueError as error:
-                    raise ValueError(f"`sample_weight` does not fit neuron {index}, which {error}.") from None
-            sets.append(feature_set)
-            arrays += added
-        return Features(tuple(arrays), tuple(sets), self.signature)
-
-
-def join_features(*features: Features) -> Features:
-    """The features of several batches as those of one: every batch's samples count, however many it has.
-
-    For gradients that are accumulated over micro-batches: give the update the mean gradient and the joined features.
-
-    Args:
-        *features: of the same neurons, from `neurons.value_and_grad` of each micro-batch.
-
-    Raises:
-        TypeError, ValueError: there are none, or they are not the features of the same neurons.
-
-    >>> import jax.numpy as jnp, lnb
-    >>> neurons = lnb.find_neurons(lambda w, x: jnp.sum(x @ w), jnp.ones((1, 2)), jnp.ones((3, 1)))
-    >>> first, second = (neurons.value_and_grad(jnp.ones((1, 2)), x)[2] for x in (jnp.ones((3, 1)), jnp.zeros((1, 1))))
-    >>> neurons[0].gram(lnb.join_features(first, second)).tolist()
-    [[[0.75]]]
-    """
-    if not features:
-        raise ValueError("`join_features` needs the features of at least one batch.")
-    for other in features:
-        if not isinstance(other, Features):
-            raise TypeError(f"`features` must come from `neurons.value_and_grad`, got {type(other).__name__}.")
-        if other.signature != features[0].signature:
-            raise ValueError("`features` come from different networks: join those of one `lnb.find_neurons`.")
-    joined = features[0]
-    for other in features[1:]:
-        start = len(joined.arrays)
-        places = {place: start + place for place in range(len(other.arrays))}
-        sets = tuple(
-            None if own is None or more is None else own.joined(more.moved(places))  # pyright: ignore[reportArgumentType]
-            for own, more in zip(joined.sets, other.sets, strict=True)
-        )
-        joined = Features(joined.arrays + other.arrays, sets, joined.signature)
-    return joined
-
-
-jax.tree_util.register_dataclass(Features, data_fields=["arrays"], meta_fields=["sets", "signature"])
-
-
-@dataclass(frozen=True, eq=False)
 class Neuron:
-    """A linear function of the network and its parameters.
+    """A linear function of the network and its parameters, as data: it can be printed, compared and pickled.
 
     Fields:
         paths: of its parameters in `params`, as JAX prints them.
@@ -120,7 +34,15 @@ class Neuron:
         samples: n of eq. (11) for the batch that it was found with.
         has_bias: whether one of the parameters is b.
         index: its place in `Neurons`.
+        leaves: its parameters' places among the leaves of `params`.
+        shapes: of these leaves.
+        weight: how W [g, i, o] is laid out in the leaves.
+        bias: the same of b [g, 1, o]; None where there is none.
+        output_bias: of a tied weight, the bias [1, i, 1] that is added where it is used as W^T.
+        whole: whether all elements of its leaves are its own.
+        bias_leaves: the leaves that are its biases.
         left_out: of the neuron as it was found, the leaves that are trained by something else.
+        features: the feature set that it was found with; None where the metric is the identity.
     """
 
     paths: tuple[str, ...]
@@ -131,9 +53,74 @@ class Neuron:
     samples: int
     has_bias: bool
     index: int
-    _found: FoundNeuron
-    _shapes: Mapping[int, jax.ShapeDtypeStruct]
+    leaves: tuple[int, ...]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+    weight: Layout = field(repr=False)
+    bias: Layout | None = field(repr=False)
+    output_bias: Layout | None = field(repr=False)
+    whole: bool
+    bias_leaves: frozenset[int]
     left_out: frozenset[int] = frozenset()
+    features: AnyFeatureSet | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The paths, joined."""
+        return " + ".join(self.paths)
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Its data that must not change from batch to batch."""
+        return (self.kind, self.leaves, self.groups, self.inputs, self.outputs, self.has_bias)
+
+    @property
+    def packing(self) -> Layout:
+        """How its packed parameters are laid out in the leaves."""
+        packed = self.weight if self.bias is None else Concatenate((self.weight, self.bias), 1)  # [g, i(+1), o]
+        if self.output_bias is None:
+            return packed
+        column = Pad(self.output_bias, ((0, 0), (0, self.shape[1] - self.inputs), (0, 0)))
+        return Concatenate((packed, column), 2)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of its packed parameters, [g, i(+1), o]; [1, i(+1), o(+1)] where W^T has a bias of its own."""
+        columns = self.outputs + (self.output_bias is not None)
+        return (self.groups, max(1, self.inputs + self.has_bias), columns)
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of its own forward and backward pass: three products of [n, i] and [i, o]."""
+        return 6.0 * self.groups * self.samples * max(1, self.inputs) * self.outputs
+
+    @property
+    def dtype(self) -> Any:
+        """Type of its statistics and directions."""
+        return statistics_dtype(*(shape.dtype for shape in self.shapes))
+
+    def covered(self, leaf: int) -> np.ndarray | None:
+        """Which elements of one of its leaves are its own; None for all."""
+        if self.whole:
+            return None
+        ids = ElementNumbers({leaf: shape.shape for leaf, shape in zip(self.leaves, self.shapes, strict=True)})
+        parts = [part for part in (self.weight, self.bias, self.output_bias) if part is not None]
+        return np.isin(ids[leaf], np.concatenate([part.read(ids).ravel() for part in parts]))
+
+    def pack(self, params: PyTree) -> Array:
+        """Its part of a tree like `params` as [g, i(+1), o], the bias in the last row."""
+        return self.pack_leaves(jax.tree.leaves(params))
+
+    def pack_leaves(self, leaves: Mapping[int, Array] | Sequence[Array]) -> Array:
+        """`pack` for the tree's leaves."""
+        return self.packing.read({leaf: leaves[leaf].astype(self.dtype) for leaf in self.leaves})
+
+    def unpack(self, packed: Array) -> dict[str, Array]:
+        """The parameters, by path, of an array [g, i(+1), o]; elements that are not the neuron's are zero."""
+        return dict(zip(self.paths, (self.unpack_leaves(packed)[leaf] for leaf in self.leaves), strict=True))
+
+    def unpack_leaves(self, packed: Array) -> dict[int, Array]:
+        """`unpack` by the leaves' places."""
+        return unpack(self.packing, packed, {k: s.shape for k, s in zip(self.leaves, self.shapes, strict=True)})
 
     def without(self, left_out: frozenset[int]) -> Neuron | None:
         """The neuron of its other leaves; None where only leaves with the identity metric are left.
@@ -144,86 +131,41 @@ class Neuron:
         mine = left_out.intersection(self.leaves)
         if not mine:
             return self
-        try:
-            found = self._found.without(mine)
-        except ValueError as error:
-            raise ValueError(
-                f"a mask leaves out a part of the neuron {self.name}, but {error}: train all of it with one optimizer."
-            ) from None
-        if found is None:
+        weights = set(self.leaves) - self.bias_leaves
+        if weights <= left_out:
             return None
-        return replace(
+        kept = [k for k, leaf in enumerate(self.leaves) if leaf not in mine]
+        neuron = replace(
             self,
-            paths=tuple(path for path, leaf in zip(self.paths, self.leaves, strict=True) if leaf not in mine),
-            inputs=found.inputs,
-            has_bias=found.features is not None and found.features.has_bias,
-            _found=found,
-            _shapes={leaf: shape for leaf, shape in self._shapes.items() if leaf not in mine},
+            paths=tuple(self.paths[k] for k in kept),
+            leaves=tuple(self.leaves[k] for k in kept),
+            shapes=tuple(self.shapes[k] for k in kept),
             left_out=mine,
         )
+        if self.features is None or isinstance(self.features, JacobianFeatures):
+            sizes = {leaf: prod(shape.shape) for leaf, shape in zip(neuron.leaves, neuron.shapes, strict=True)}
+            size = sum(sizes.values())
+            if self.features is None:
+                return replace(neuron, groups=size, weight=ravel(sizes, (size, 1, 1)))
+            features = self.features.without(mine)
+            return replace(neuron, inputs=size, weight=ravel(sizes, (1, size, 1)), features=features)
+        if not isinstance(self.features, FeatureSet) or not self.bias_leaves <= left_out or weights & left_out:
+            raise ValueError(
+                f"a mask leaves out a part of the neuron {self.name}, but its weights cannot be trained apart from "
+                "each other: train all of it with one optimizer."
+            )
+        features = self.features.without_bias()
+        return replace(neuron, has_bias=False, bias=None, bias_leaves=frozenset(), features=features)
 
     def read(self, features: Features) -> AnyFeatureSet | None:
         """Its feature set in one batch."""
         feature_set = features.sets[self.index]
         if not self.left_out or feature_set is None:
             return feature_set
-        if isinstance(feature_set, EquationFeatureSet):
+        if isinstance(feature_set, JacobianFeatures):
             return feature_set.without(self.left_out)
         assert isinstance(feature_set, FeatureSet)
         return feature_set.without_bias()
-
-    @property
-    def name(self) -> str:
-        """The paths, joined."""
-        return " + ".join(self.paths)
-
-    @property
-    def leaves(self) -> tuple[int, ...]:
-        """Its parameters' places among the leaves of `params`."""
-        return self._found.leaves
-
-    @property
-    def features(self) -> AnyFeatureSet | None:
-        """The feature set that it was found with; None where the metric is the identity."""
-        return self._found.features
-
-    @property
-    def covered(self) -> Mapping[int, np.ndarray | None]:
-        """For each of its leaves, which elements are the neuron's; None for all."""
-        return self._found.covered
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of its packed parameters, [g, i(+1), o]; [1, i(+1), o(+1)] where W^T has a bias of its own."""
-        columns = isinstance(self.features, TiedFeatureSet) and self.features.second.has_bias
-        return (self.groups, max(1, self.inputs + self.has_bias), self.outputs + columns)
-
-    @property
-    def operations(self) -> float:
-        """Floating-point operations of its own forward and backward pass: three products of [n, i] and [i, o]."""
-        return 6.0 * self.groups * self.samples * max(1, self.inputs) * self.outputs
-
-    @property
-    def dtype(self) -> Any:
-        """Type of its statistics and directions."""
-        return statistics_dtype(*(shape.dtype for shape in self._shapes.values()))
-
-    def pack(self, params: PyTree) -> Array:
-        """Its part of a tree like `params` as [g, i(+1), o], the bias in the last row."""
-        return self.pack_leaves(jax.tree.leaves(params))
-
-    def pack_leaves(self, leaves: Mapping[int, Array] | Sequence[Array]) -> Array:
-        """`pack` for the tree's leaves."""
-        return self._found.pack({leaf: leaves[leaf].astype(self.dtype) for leaf in self.leaves})
-
-    def unpack(self, packed: Array) -> dict[str, Array]:
-        """The parameters, by path, of an array [g, i(+1), o]; elements that are not the neuron's are zero."""
-        return dict(zip(self.paths, (self.unpack_leaves(packed)[leaf] for leaf in self.leaves), strict=True))
-
-    def unpack_leaves(self, packed: Array) -> dict[int, Array]:
-        """`unpack` by the leaves' places."""
-        like = {leaf: jax.ShapeDtypeStruct(s.shape, packed.dtype) for leaf, s in self._shapes.items()}
-        return jax.linear_transpose(self._found.pack, like)(packed)[0]
 
     def moments(self, features: Features) -> tuple[Array, Array]:
         """Means over the samples of its features and of their squares (mu and chi of Algorithm 2), each [g, i]."""

@@ -15,9 +15,10 @@ import numpy as np
 from jax import Array
 from jax.tree_util import keystr
 
-from lnb import _find
+from lnb._batch import Features
 from lnb._explicit_axes import with_automatic_axes
-from lnb._neuron import Features, Neuron
+from lnb._finding import Plan, plan
+from lnb._neuron import Neuron
 from lnb._program import trace
 from lnb._table import table
 
@@ -38,7 +39,7 @@ class Neurons(Sequence[Neuron]):
         paths: tuple[str, ...],
         shapes: tuple[jax.ShapeDtypeStruct, ...],
         ignored: frozenset[int],
-        plan: _find.Plan,
+        found: Plan,
     ) -> None:
         self._loss_fn = loss_fn
         self._has_aux = has_aux
@@ -51,25 +52,11 @@ class Neurons(Sequence[Neuron]):
         """The parameters that were to be left alone, by path: an optimizer of these neurons leaves them as they are."""
         self.ignored_leaves = ignored
         """The places of these parameters among the leaves of `params`."""
-        self.uncovered = tuple((paths[leaf], reason) for leaf, reason in plan.uncovered.items())
+        self.uncovered = tuple((paths[leaf], reason) for leaf, reason in found.uncovered.items())
         """The parameters that no neuron covers, (path, reason): they are trained with the identity metric."""
-        self._uncovered_leaves = tuple(plan.uncovered)
-        self._neurons = tuple(
-            Neuron(
-                paths=tuple(paths[leaf] for leaf in found.leaves),
-                kind=found.kind,
-                groups=found.groups,
-                inputs=found.inputs,
-                outputs=found.outputs,
-                samples=found.samples,
-                has_bias=found.features is not None and found.features.has_bias,
-                index=index,
-                _found=found,
-                _shapes={leaf: shapes[leaf] for leaf in found.leaves},
-            )
-            for index, found in enumerate(plan.neurons)
-        )
-        self.signature = _signature(treedef, plan)
+        self._uncovered_leaves = tuple(found.uncovered)
+        self._neurons = found.neurons
+        self.signature = _signature(treedef, found)
 
     def __len__(self) -> int:
         return len(self._neurons)
@@ -108,8 +95,10 @@ class Neurons(Sequence[Neuron]):
             ValueError: `params` is of another structure, or the loss's neurons are not those that were found.
         """
         leaves = self._check_params(params)
-        plan, inputs, result_tree = _plan(self._loss_fn, params, args, kwargs, self._has_aux, self.ignored_leaves)
-        signature = _signature(self.treedef, plan)
+        found, inputs, result_tree = _trace(
+            self._loss_fn, params, args, kwargs, self._has_aux, self._paths, self.ignored_leaves
+        )
+        signature = _signature(self.treedef, found)
         if signature != self.signature:
             raise ValueError(
                 "the loss has other neurons with these arguments than with those given to `find_neurons`: "
@@ -118,13 +107,13 @@ class Neurons(Sequence[Neuron]):
             )
 
         def evaluate(leaves: list[Array]) -> tuple[Array, tuple[list[Any], list[Any]]]:
-            (value, *aux), recorded = plan.program.evaluate([*leaves, *inputs], plan.recorder)
+            (value, *aux), recorded = found.program.evaluate([*leaves, *inputs], found.recorder)
             return value, (aux, recorded)
 
         (value, (aux, recorded)), gradients = jax.value_and_grad(evaluate, has_aux=True)(leaves)
-        needed = plan.needed()
+        needed = found.recorded_places()
         arrays = tuple(array if place in needed else None for place, array in enumerate(recorded))
-        features = Features(arrays, tuple(found.features for found in plan.neurons), signature)
+        features = Features(arrays, tuple(neuron.features for neuron in found.neurons), signature)
         value = jax.tree.unflatten(result_tree, [value, *aux])
         return value, jax.tree.unflatten(self.treedef, gradients), features
 
@@ -222,7 +211,7 @@ def identity_parts(neurons: Sequence[Neuron], leaves: Mapping[int, Array]) -> di
     """Of each leaf with elements whose metric is the identity, these, and zero for the others."""
     parts = {}
     for leaf, array in leaves.items():
-        masks = [n.covered[leaf] for n in neurons if n.features is not None and leaf in n.leaves]
+        masks = [n.covered(leaf) for n in neurons if n.features is not None and leaf in n.leaves]
         partial = [mask for mask in masks if mask is not None]
         if len(partial) < len(masks):
             continue
@@ -293,10 +282,10 @@ def find_neurons(
                 "floating-point arrays can be trained: pass it to the loss as an argument of its own."
             )
     ignored = _ignored(ignore, [path for path, _ in with_paths], paths)
-    plan, _, _ = _plan(loss_fn, params, args, kwargs, has_aux, ignored)
+    found, _, _ = _trace(loss_fn, params, args, kwargs, has_aux, paths, ignored)
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in with_paths)
     keys = tuple(path for path, _ in with_paths)
-    neurons = Neurons(loss_fn, has_aux, treedef, keys, paths, shapes, ignored, plan)
+    neurons = Neurons(loss_fn, has_aux, treedef, keys, paths, shapes, ignored, found)
     if strict and neurons.uncovered:
         lines = "\n".join(f"  {path}: {reason}" for path, reason in neurons.uncovered)
         raise ValueError(f"`strict=True`, and these parameters belong to no neuron:\n{lines}")
@@ -341,9 +330,15 @@ def _ignored(ignore: str | Sequence[str], paths: Sequence[Any], names: Sequence[
     return frozenset(ignored)
 
 
-def _plan(
-    loss_fn: Callable[..., Any], params: PyTree, args: Any, kwargs: Any, has_aux: bool, ignored: frozenset[int]
-) -> tuple[_find.Plan, list[Any], Any]:
+def _trace(
+    loss_fn: Callable[..., Any],
+    params: PyTree,
+    args: Any,
+    kwargs: Any,
+    has_aux: bool,
+    paths: Sequence[str],
+    ignored: frozenset[int],
+) -> tuple[Plan, list[Any], Any]:
     """The plan of the loss at these arguments, the traced inputs besides the parameters, and its result's structure."""
     leaves, treedef = jax.tree.flatten(params)
     rest, rest_tree = jax.tree.flatten((args, kwargs))
@@ -360,14 +355,14 @@ def _plan(
     program, result = trace(function, leaves, inputs)
     _check_result(result, has_aux)
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    return _find.plan(program, shapes, ignored), inputs, jax.tree.structure(result)
+    return plan(program, shapes, paths, ignored), inputs, jax.tree.structure(result)
 
 
-def _signature(treedef: Any, plan: _find.Plan) -> tuple[Any, ...]:
+def _signature(treedef: Any, found: Plan) -> tuple[Any, ...]:
     """What must agree between the neurons that an optimizer was made for and those of a batch."""
-    sets = [found.features for found in plan.neurons]
+    sets = [neuron.features for neuron in found.neurons]
     sharing = tuple(k if features is None else sets.index(features) for k, features in enumerate(sets))
-    return (treedef, tuple(found.signature for found in plan.neurons), sharing)
+    return (treedef, tuple(neuron.signature for neuron in found.neurons), sharing)
 
 
 def _check_result(result: Any, has_aux: bool) -> None:

@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._linear_maps import contract
-from lnb._packed import inner, row_times, rows_of
+from lnb._numerics import contract, inner, split_bias, vector_matrix
 
 # The polynomials of degree 5 that bring all of [0.01, 1] nearest to 1, each on what the one before leaves (Amsel et
 # al., 2025, algorithm 1): singular values above 0.01 of the Frobenius norm end within [0.73, 1.27].
@@ -62,7 +61,7 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tupl
         of_group, bias = _step_from_the_left, False
     else:
         of_group = _step_from_the_right
-    theta, rows = rows_of(direction, bias), rows_of(gradient, bias)
+    theta, rows = split_bias(direction, bias), split_bias(gradient, bias)
     if len(direction) > 1:
         step, squared = jax.vmap(of_group)(theta, rows)
     else:  # XLA would compute some arrays twice, with the axis of groups and without
@@ -82,7 +81,7 @@ def _step_from_the_right(direction: list[Array], gradient: list[Array]) -> tuple
     products = [contract("io,ip->op", *pair) for pair in zip(direction, gradient, strict=True)]
     turn, squared = _turn(reduce(jnp.add, products))
     return [
-        contract("io,op->ip", part, turn) if len(part) > 1 else row_times(part[0], turn)[None] for part in direction
+        contract("io,op->ip", part, turn) if len(part) > 1 else vector_matrix(part[0], turn)[None] for part in direction
     ], squared
 
 
@@ -113,7 +112,7 @@ def norm_step(direction: Array, squared: Array, bias: bool = False) -> Array:
     2.0
     """
     factor = _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared)[:, None, None]
-    return jnp.concatenate([rows * factor for rows in rows_of(direction, bias)], axis=1)
+    return jnp.concatenate([rows * factor for rows in split_bias(direction, bias)], axis=1)
 
 
 def norm_step_of_table(gradient: Array) -> Array:

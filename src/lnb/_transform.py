@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lnb._batch import Features
 from lnb._blocks import Block, Clock, SolverChoice, all_finite, own_step, plan_blocks, settled
 from lnb._checks import check_number
 from lnb._explicit_axes import with_automatic_axes
-from lnb._linear_maps import statistics_dtype
-from lnb._neuron import Features, Neuron
+from lnb._neuron import Neuron
 from lnb._neurons import Neurons, identity_parts, sum_parts
-from lnb._packed import rows_of
+from lnb._numerics import split_bias, statistics_dtype
 from lnb._solvers import Auto
 from lnb._spectral import norm_step_of_table
 
@@ -311,7 +311,9 @@ def _correction(decay: float, count: Array) -> Array:
 def _is_finite(neurons: Sequence[Neuron], gradients: dict[int, Array]) -> Array:
     """Whether all gradients are; a feature that is not leaves its weight's gradient not finite either."""
     weights = [
-        rows_of(neuron.pack_leaves(gradients), neuron.has_bias)[0] for neuron in neurons if neuron.features is not None
+        split_bias(neuron.pack_leaves(gradients), neuron.has_bias)[0]
+        for neuron in neurons
+        if neuron.features is not None
     ]
     return all_finite([*weights, *identity_parts(neurons, gradients).values()])
 

@@ -14,3 +14,4 @@ from lnb._program._program import trace as trace
 from lnb._program._recorder import Recorder as Recorder
 from lnb._program._recorder import RegionRecord as RegionRecord
 from lnb._program._recorder import RegionRule as RegionRule
+from lnb._program._slice import Slice as Slice

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import FeatureSet, TiedFeatureSet
+from lnb._features import FeatureSet, JacobianFeatures, TiedFeatureSet
 from lnb._solvers._cg import CG
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._low_rank import LowRank
@@ -71,7 +70,7 @@ class Auto:
     def choose(self, neuron: Any) -> Solver:
         """The solver of a neuron: `Cholesky` where it is cheap, else `LowRank`, or what fits another kind of metric."""
         features = neuron.features
-        if isinstance(features, EquationFeatureSet):
+        if isinstance(features, JacobianFeatures):
             return CG(ridge=self.least_ridge)
         exact = Cholesky(every=self.every, decay=self.decay, ridge=self.least_ridge, relative=True)
         if isinstance(features, TiedFeatureSet):

@@ -16,9 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import FeatureSet
+from lnb._features import FeatureSet
 from lnb._moments import Moments, inverse_of_diagonal, renewed, ridge_of, shrunk_variance, solve_whitened
-from lnb._packed import inner
+from lnb._numerics import inner
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range
 
 

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import FeatureSet
-from lnb._linear_maps import contract
+from lnb._features import FeatureSet
 from lnb._moments import average, centered, ridge_of, sampling_ridge_of, share_of_batch, solve_whitened
-from lnb._packed import inner, row_times
+from lnb._numerics import contract, inner, vector_matrix
 from lnb._solvers import _factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
@@ -130,7 +129,7 @@ class Cholesky:
                 solved = vector * statistics.inverse[:, :, None]
             else:
                 solved = contract("gij,gjo->gio", statistics.inverse, vector)
-            return solved, inner(solved, vector), row_times(mean, solved)
+            return solved, inner(solved, vector), vector_matrix(mean, solved)
 
         return Solution(*solve_whitened(inverse, features, statistics.mean, gradient), memory)
 

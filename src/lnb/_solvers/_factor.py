@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lnb._linear_maps import contract
+from lnb._numerics import contract
 
 _BLOCKS = (96, 32)  # how many columns are eliminated together
 _ROTATED = 96  # up to this size a rotated matrix is written faster than its blocks in place

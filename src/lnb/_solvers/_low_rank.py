@@ -27,8 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lnb._feature_sets import FeatureSet
-from lnb._linear_maps import contract
+from lnb._features import FeatureSet
 from lnb._moments import (
     Inverse,
     average,
@@ -40,7 +39,7 @@ from lnb._moments import (
     solve_whitened,
     variance_of,
 )
-from lnb._packed import row_times
+from lnb._numerics import contract, vector_matrix
 from lnb._solvers._factor import diagonal_of, inverse_factor
 from lnb._solvers._solver import AnyFeatureSet, Solution, check_count, check_range, check_share
 
@@ -182,7 +181,7 @@ def inverse_with_leading(diagonal: Array, factor: Array) -> Inverse:
             shift = contract("grs,gst->grt", gram, turn)[:, -1]  # mu^T [V E^-1 mu]
             along = along - shift[:, :, None] * bias
             leading = along * (np.arange(rank + 1) < rank).astype(along.dtype)[:, None]
-            projected = along[:, -1] - row_times(shift, leading)
+            projected = along[:, -1] - vector_matrix(shift, leading)
         vector = centered(weight, mean, bias)
         solved = vector * reciprocal[:, :, None] - contract("gir,gro->gio", woodbury, leading)
         squared = (jnp.square(vector).sum(2) * reciprocal).sum(1) - jnp.square(leading).sum((1, 2))
@@ -209,7 +208,7 @@ def _covariance_product(features: FeatureSet, arrays: Sequence[Array], mean: Arr
     if not features.has_bias:
         return features.product(arrays, basis)
     # [X 1]^T [X 1] [Q 0; -mu^T Q 1]: its columns are X^T X_c Q with 1^T X_c Q below, and X^T 1 beside.
-    projected = row_times(mean, basis)[:, None]
+    projected = vector_matrix(mean, basis)[:, None]
     extended = jnp.concatenate([basis, -projected], axis=1)  # [g, i + 1, r]
     product = features.product(arrays, extended)
     return product[:, :-1] - mean[:, :, None] * product[:, -1:]

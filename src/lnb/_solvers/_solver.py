@@ -10,10 +10,9 @@ import numpy as np
 from jax import Array
 
 from lnb._checks import check_number
-from lnb._equations import EquationFeatureSet
-from lnb._feature_sets import FeatureSet, TiedFeatureSet
+from lnb._features import FeatureSet, JacobianFeatures, TiedFeatureSet
 
-AnyFeatureSet = FeatureSet | TiedFeatureSet | EquationFeatureSet
+AnyFeatureSet = FeatureSet | TiedFeatureSet | JacobianFeatures
 
 
 class Solution(NamedTuple):

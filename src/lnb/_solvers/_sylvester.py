@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._feature_sets import FeatureSet, TiedFeatureSet
-from lnb._linear_maps import contract
+from lnb._features import FeatureSet, TiedFeatureSet
 from lnb._moments import average, share_of_batch
-from lnb._packed import inner
+from lnb._numerics import contract, inner
 from lnb._solvers._cholesky import Cholesky
 from lnb._solvers._diagonal import Diagonal
 from lnb._solvers._low_rank import LowRank

@@ -1,4 +1,4 @@
-"""Neurons kept as their equations: those of no canonical form, and the reference for those that have one.
+"""The features of a neuron of no canonical form: its Jacobian, applied through its equations.
 
 M v of eq. (11) is the VJP of the JVP of the equations; since the output is affine in the parameters, any point serves.
 """
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lnb._linear_maps import Arrays, align
+from lnb._features._map import Arrays, align
 
 Leaves = Mapping[int, Array]
 """Parameter leaves by their number in the flattened tree."""
 
 
 @dataclass(frozen=True, eq=False)
-class EquationReading:
+class JacobianRead:
     """One use of a neuron kept as its equations: `function(leaves, features)` is its output, affine in the leaves."""
 
     function: Callable[[Leaves, Sequence[Array]], Array]
@@ -39,7 +39,7 @@ class EquationReading:
 
     def weighted(
         self, arrays: Arrays, shapes: Sequence[tuple[int, jax.ShapeDtypeStruct]], weights: Array, place: int
-    ) -> tuple[EquationReading, Array, Array]:
+    ) -> tuple[JacobianRead, Array, Array]:
         """The use with each sample weighted: its output times the weights' roots at `place`, n after it."""
         like = jax.eval_shape(self.function, dict(shapes), [arrays[source] for source in self.sources])
         aligned = align(weights, like.shape)
@@ -52,8 +52,8 @@ class EquationReading:
         weighted = replace(self, function=function, sources=(*self.sources, place), weight_source=place + 1)
         return weighted, roots, share
 
-    def moved(self, places: Mapping[int, int]) -> EquationReading:
-        """The same use, reading other places."""
+    def reindexed(self, places: Mapping[int, int]) -> JacobianRead:
+        """The same use, read other places."""
         weight_source = self.weight_source if self.weight_source < 0 else places[self.weight_source]
         return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=weight_source)
 
@@ -64,13 +64,13 @@ class EquationReading:
 
 
 @dataclass(frozen=True, eq=False)
-class EquationFeatureSet:
+class JacobianFeatures:
     """A neuron that fits no row of the table, or several at once (a tied embedding and head).
 
     Its parameters are packed one after the other as [1, i, 1], and M v comes from the VJP of the JVP of its equations.
     """
 
-    readings: tuple[EquationReading, ...]
+    reads: tuple[JacobianRead, ...]
     shapes: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
     inputs: int
     groups: int = 1
@@ -79,35 +79,35 @@ class EquationFeatureSet:
     @property
     def samples(self) -> int:
         """N of eq. (11)."""
-        return sum(reading.samples for reading in self.readings)
+        return sum(read.samples for read in self.reads)
 
-    def moved(self, places: Mapping[int, int]) -> EquationFeatureSet:
-        """The same equations, reading other places in `Features.arrays`."""
-        return replace(self, readings=tuple(reading.moved(places) for reading in self.readings))
+    def reindexed(self, places: Mapping[int, int]) -> JacobianFeatures:
+        """The same equations, read other places in `Features.arrays`."""
+        return replace(self, reads=tuple(read.reindexed(places) for read in self.reads))
 
-    def joined(self, other: EquationFeatureSet) -> EquationFeatureSet:
+    def joined(self, other: JacobianFeatures) -> JacobianFeatures:
         """The equations of both batches: their samples add up."""
-        return replace(self, readings=self.readings + other.readings)
+        return replace(self, reads=self.reads + other.reads)
 
-    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[EquationFeatureSet, list[Array]]:
+    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[JacobianFeatures, list[Array]]:
         """The equations with each sample weighted, by arrays to be put at `place` and after."""
-        readings, added = [], []
-        for reading in self.readings:
-            weighted, roots, share = reading.weighted(arrays, self.shapes, weights, place + len(added))
-            readings.append(weighted)
+        reads, added = [], []
+        for read in self.reads:
+            weighted, roots, share = read.weighted(arrays, self.shapes, weights, place + len(added))
+            reads.append(weighted)
             added += [roots, share]
-        return replace(self, readings=tuple(readings)), added
+        return replace(self, reads=tuple(reads)), added
 
-    def without(self, left_out: frozenset[int]) -> EquationFeatureSet:
+    def without(self, left_out: frozenset[int]) -> JacobianFeatures:
         """The equations of the other leaves, these held at zero."""
         zeros: Any = {leaf: np.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes if leaf in left_out}
 
-        def alone(reading: EquationReading) -> EquationReading:
-            return replace(reading, function=lambda values, f: reading.function({**values, **zeros}, f))
+        def alone(read: JacobianRead) -> JacobianRead:
+            return replace(read, function=lambda values, f: read.function({**values, **zeros}, f))
 
         shapes = tuple((leaf, shape) for leaf, shape in self.shapes if leaf not in left_out)
         size = sum(prod(shape.shape) for _, shape in shapes)
-        return replace(self, readings=tuple(alone(r) for r in self.readings), shapes=shapes, inputs=size)
+        return replace(self, reads=tuple(alone(r) for r in self.reads), shapes=shapes, inputs=size)
 
     def unravel(self, vector: Array) -> dict[int, Array]:
         """The leaves of V [1, i, 1], in its own type."""
@@ -127,11 +127,11 @@ class EquationFeatureSet:
         at = {leaf: jnp.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes}
         tangent = {leaf: v.astype(at[leaf].dtype) for leaf, v in self.unravel(vector).items()}
         total = jnp.zeros_like(vector)
-        for reading in self.readings:
-            features = [arrays[source] for source in reading.sources]
-            output, pullback = jax.vjp(lambda leaves, r=reading, f=features: r.function(leaves, f), at)
-            _, moved = jax.jvp(lambda leaves, r=reading, f=features: r.function(leaves, f), (at,), (tangent,))
+        for read in self.reads:
+            features = [arrays[source] for source in read.sources]
+            output, pullback = jax.vjp(lambda leaves, r=read, f=features: r.function(leaves, f), at)
+            _, moved = jax.jvp(lambda leaves, r=read, f=features: r.function(leaves, f), (at,), (tangent,))
             (pulled,) = pullback(moved.astype(output.dtype))
-            total = total + reading.repeats * self.ravel(pulled).astype(vector.dtype)
-        count = reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
+            total = total + read.repeats * self.ravel(pulled).astype(vector.dtype)
+        count = reduce(jnp.add, [read.count(arrays) for read in self.reads])
         return total / jnp.where(count > 0, count, 1).astype(vector.dtype)

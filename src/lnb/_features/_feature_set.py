@@ -1,9 +1,8 @@
 """The features of a neuron over all its uses, and the second moments of eq. (12) that its metric is made of.
 
-A `FeatureSet` joins the maps of `_linear_maps` along i, adds the bias's constant feature 1, sums over the uses, and
-answers for the mean and the diagonal of its moments, the Gram matrix, and the matrix-free product M v of eq. (11). A
-`TiedFeatureSet` is two of them, of a weight that is used both as W and as W^T. Neurons that read the same features
-have equal feature sets.
+A `FeatureSet` joins the feature maps of the neuron's weights along i, adds the bias's constant feature 1, sums over the
+uses, and gives the mean and the diagonal of the moments, the Gram matrix, and the matrix-free product M v of eq. (11).
+Neurons that read the same features have equal feature sets.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._linear_maps import Arrays, FeatureMap, SampleWeight, gram_of
+from lnb._features._map import Arrays, FeatureMap, SampleWeight
+from lnb._numerics import gram_of
 
 
 @dataclass(frozen=True)
-class Reading:
+class FeatureRead:
     """One use of a neuron: the maps of its weights joined along i.
 
     Fields:
@@ -47,13 +47,13 @@ class Reading:
         """The places in `Features.arrays` that this use reads."""
         return self.sources if self.weight is None else (*self.sources, self.weight_source)
 
-    def moved(self, places: Mapping[int, int]) -> Reading:
-        """The same use, reading other places."""
+    def reindexed(self, places: Mapping[int, int]) -> FeatureRead:
+        """The same use, read other places."""
         source = self.weight_source if self.weight is None else places[self.weight_source]
         return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=source)
 
-    def thin(self, arrays: Arrays, every: int, place: int) -> tuple[Reading, list[Array]]:
-        """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
+    def thin(self, arrays: Arrays, every: int, place: int) -> tuple[FeatureRead, list[Array]]:
+        """A use of about every k-th sample, read a new array at `place`; itself where its samples are not alike."""
         if self.weight is not None or len(self.maps) != 1 or self.samples == self.repeats:
             return self, []
         recorded = arrays[self.sources[0]]
@@ -61,7 +61,7 @@ class Reading:
         samples = self.samples * thinned.size // recorded.size
         return replace(self, sources=(place,), samples=samples), [thinned]
 
-    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[Reading, Array]:
+    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[FeatureRead, Array]:
         """The use with each sample weighted, by an array to be put at `place`."""
         rows = [m.weights(arrays[s], weights) for m, s in zip(self.maps, self.sources, strict=True)]
         own = rows[0][None, :, None]  # [1, n, 1]
@@ -123,7 +123,7 @@ class FeatureSet:
     Packed parameters V are [g, i(+1), o]. n is the total over the uses.
     """
 
-    readings: tuple[Reading, ...]
+    reads: tuple[FeatureRead, ...]
     groups: int
     inputs: int
     has_bias: bool
@@ -137,68 +137,68 @@ class FeatureSet:
     @property
     def samples(self) -> int:
         """n of eq. (11), if every use ran."""
-        return sum(reading.samples for reading in self.readings)
+        return sum(read.samples for read in self.reads)
 
     @property
     def bias_share(self) -> float:
         """E[c^2], c the bias's feature: the share of the samples to which the bias is added; 1 where there is none."""
         if not self.has_bias:
             return 1.0
-        return sum(reading.samples for reading in self.readings if reading.has_bias) / self.samples
+        return sum(read.samples for read in self.reads if read.has_bias) / self.samples
 
     def count(self, arrays: Arrays) -> Array:
         """n of this batch [g or 1, 1]: the sum of its samples' weights."""
-        return reduce(jnp.add, [reading.count(arrays) for reading in self.readings])
+        return reduce(jnp.add, [read.count(arrays) for read in self.reads])
 
     def bias_square(self, arrays: Arrays) -> Array:
         """E[c^2] of this batch [g or 1, 1]: `bias_share`, or 0 where the region that adds the bias did not run."""
-        return reduce(jnp.add, [r.count(arrays) for r in self.readings if r.has_bias]) / self._count(arrays)
+        return reduce(jnp.add, [r.count(arrays) for r in self.reads if r.has_bias]) / self._count(arrays)
 
-    def moved(self, places: Mapping[int, int]) -> FeatureSet:
+    def reindexed(self, places: Mapping[int, int]) -> FeatureSet:
         """The same features, read from other places in `Features.arrays`."""
-        return replace(self, readings=tuple(reading.moved(places) for reading in self.readings))
+        return replace(self, reads=tuple(read.reindexed(places) for read in self.reads))
 
     def joined(self, other: FeatureSet) -> FeatureSet:
         """The features of both batches: their samples add up."""
-        return replace(self, readings=self.readings + other.readings)
+        return replace(self, reads=self.reads + other.reads)
 
     def of_samples(self, count: int) -> FeatureSet:
         """The same features as if there were so many samples; of use for its sizes alone."""
-        return replace(self, readings=(replace(self.readings[0], samples=count),))
+        return replace(self, reads=(replace(self.reads[0], samples=count),))
 
     def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[FeatureSet, list[Array]]:
         """The features with each sample weighted, by arrays to be put at `place` and after."""
-        pairs = [reading.weighted(arrays, weights, place + k) for k, reading in enumerate(self.readings)]
-        return replace(self, readings=tuple(reading for reading, _ in pairs)), [array for _, array in pairs]
+        pairs = [read.weighted(arrays, weights, place + k) for k, read in enumerate(self.reads)]
+        return replace(self, reads=tuple(read for read, _ in pairs)), [array for _, array in pairs]
 
     def without_bias(self) -> FeatureSet:
         """The features of the weights alone."""
-        readings = tuple(replace(reading, has_bias=False) for reading in self.readings)
-        return replace(self, readings=readings, has_bias=False)
+        reads = tuple(replace(read, has_bias=False) for read in self.reads)
+        return replace(self, reads=reads, has_bias=False)
 
     @property
     def sample_rank(self) -> int:
         """How many axes the samples are spread over: 1 where an example is a sample, more for positions and pixels."""
-        return max(m.sample_rank for reading in self.readings for m in reading.maps)
+        return max(m.sample_rank for read in self.reads for m in read.maps)
 
     def thin(self, arrays: Arrays, share: float) -> tuple[FeatureSet, Arrays]:
         """The features of at least this share of the samples, every k-th, and the arrays that they are read from."""
         every = int(1 / share + 1e-6)
         if every == 1:
             return self, arrays
-        readings, thinned = [], list(arrays)
-        for reading in self.readings:
-            fewer, added = reading.thin(arrays, every, len(thinned))
-            readings.append(fewer)
+        reads, thinned = [], list(arrays)
+        for read in self.reads:
+            fewer, added = read.thin(arrays, every, len(thinned))
+            reads.append(fewer)
             thinned += added
-        return replace(self, readings=tuple(readings)), thinned
+        return replace(self, reads=tuple(reads)), thinned
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
         """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7).
 
         With a bias, mu is taken over the samples to which the bias is added.
         """
-        means, squares = zip(*(reading.sums(arrays) for reading in self.readings), strict=True)
+        means, squares = zip(*(read.sums(arrays) for read in self.reads), strict=True)
         return self._mean(means, arrays), reduce(jnp.add, squares) / self._count(arrays)
 
     def gram(self, arrays: Arrays) -> tuple[Array, Array]:
@@ -209,85 +209,20 @@ class FeatureSet:
         if self.is_diagonal:
             mean, square = self.moments(arrays)
             return square, mean
-        grams, sums = zip(*(reading.gram(arrays) for reading in self.readings), strict=True)
+        grams, sums = zip(*(read.gram(arrays) for read in self.reads), strict=True)
         return reduce(jnp.add, grams) / self._count(arrays)[:, :, None], self._mean(sums, arrays)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""
-        products = [reading.product(arrays, vector) for reading in self.readings]
+        products = [read.product(arrays, vector) for read in self.reads]
         return reduce(jnp.add, products) / self._count(arrays)[:, :, None]
 
     def _mean(self, sums: Sequence[Array], arrays: Arrays) -> Array:
-        used = [(s, r) for s, r in zip(sums, self.readings, strict=True) if r.has_bias or not self.has_bias]
-        count = reduce(jnp.add, [reading.count(arrays) for _, reading in used])
+        used = [(s, r) for s, r in zip(sums, self.reads, strict=True) if r.has_bias or not self.has_bias]
+        count = reduce(jnp.add, [read.count(arrays) for _, read in used])
         return reduce(jnp.add, [s for s, _ in used]) / jnp.where(count > 0, count, 1)
 
     def _count(self, arrays: Arrays) -> Array:
         """n, or 1 where nothing ran: the sums are zero then."""
         count = self.count(arrays)
         return jnp.where(count > 0, count, 1)
-
-
-@dataclass(frozen=True)
-class TiedFeatureSet:
-    """The features of a weight that is used both as W [i, o] and as W^T, an embedding and the head tied to it.
-
-        M v = (n_1 M_1 V + n_2 V M_2) / n
-
-    Packed parameters V are [1, i(+1), o(+1)]: the first use's bias is the last row, the second's the last column, and
-    the corner is zero.
-
-    Fields:
-        first, second: the features of either, as if they were neurons of their own.
-    """
-
-    first: FeatureSet
-    second: FeatureSet
-    groups: int = 1
-
-    @property
-    def readings(self) -> tuple[Reading, ...]:
-        """Of both."""
-        return self.first.readings + self.second.readings
-
-    def moved(self, places: Mapping[int, int]) -> TiedFeatureSet:
-        """As `FeatureSet.moved`."""
-        return replace(self, first=self.first.moved(places), second=self.second.moved(places))
-
-    def joined(self, other: TiedFeatureSet) -> TiedFeatureSet:
-        """As `FeatureSet.joined`."""
-        return replace(self, first=self.first.joined(other.first), second=self.second.joined(other.second))
-
-    def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[TiedFeatureSet, list[Array]]:
-        """As `FeatureSet.weighted`."""
-        first, added = self.first.weighted(arrays, weights, place)
-        second, more = self.second.weighted(arrays, weights, place + len(added))
-        return replace(self, first=first, second=second), added + more
-
-    @property
-    def inputs(self) -> int:
-        """i."""
-        return self.first.inputs
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether the first use adds a bias."""
-        return self.first.has_bias
-
-    @property
-    def samples(self) -> int:
-        """n, the total over both."""
-        return self.first.samples + self.second.samples
-
-    @property
-    def shares(self) -> tuple[float, float]:
-        """n_1 / n and n_2 / n."""
-        return self.first.samples / self.samples, self.second.samples / self.samples
-
-    def product(self, arrays: Arrays, vector: Array) -> Array:
-        """M v of eq. (11)."""
-        i, o = self.first.inputs, self.second.inputs
-        (share, other), (_, rows, columns) = self.shares, vector.shape
-        first = share * self.first.product(arrays, vector[:, :, :o])  # [1, i(+1), o]
-        second = other * self.second.product(arrays, vector[:, :i].transpose(0, 2, 1)).transpose(0, 2, 1)
-        return jnp.pad(first, ((0, 0), (0, 0), (0, columns - o))) + jnp.pad(second, ((0, 0), (0, rows - i), (0, 0)))

@@ -1,0 +1,217 @@
+"""From a traced loss to its neurons: the uses of common parameter elements, together.
+
+Outputs that use the same parameter elements are one neuron, whose metric sums over its uses (eq. 11, n their total).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from lnb._features import AnyFeatureSet, FeatureSet, JacobianFeatures, JacobianRead, TiedFeatureSet
+from lnb._features._layout import Layout, Transpose, ravel
+from lnb._finding._element_ids import ElementIds
+from lnb._finding._facts import Facts
+from lnb._finding._search import search
+from lnb._finding._uses import AffineFunction, CanonicalUse, ParameterUse
+from lnb._neuron import Neuron
+from lnb._program import Program, Recorder
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How to evaluate a traced loss so that its neurons' features come out, and what was found in it.
+
+    Fields:
+        program, recorder: the loss, and what is to be recorded of it.
+        neurons: the neurons, with the features of this trace.
+        uncovered: for each leaf without a neuron that is not ignored, why.
+    """
+
+    program: Program
+    recorder: Recorder
+    neurons: tuple[Neuron, ...]
+    uncovered: Mapping[int, str]
+
+    def recorded_places(self) -> set[int]:
+        """The places of the recorded arrays that a feature set reads."""
+        reads = (read for neuron in self.neurons if neuron.features for read in neuron.features.reads)
+        return {place for read in reads for place in read.places}
+
+
+def plan(
+    program: Program,
+    shapes: Sequence[jax.ShapeDtypeStruct],
+    paths: Sequence[str],
+    ignored: frozenset[int] = frozenset(),
+) -> Plan:
+    """Find the neurons of a program whose first inputs are the parameter leaves of these shapes and paths.
+
+    Leaves that are ignored count as data.
+    """
+    facts = Facts(program, dict(enumerate(shapes)))
+    leaves = [leaf for leaf in range(len(shapes)) if leaf not in ignored]
+    found = search(facts, {program.inputs[leaf]: facts.leaf(leaf) for leaf in leaves})
+    excluded, reasons = found.reasons.excluded, found.reasons.reasons
+    uses = [use for use in found.uses if not set(use.leaves) <= set(excluded)]
+    groups = _groups(uses, excluded, facts)
+    neurons = tuple(_neuron(group, facts, excluded, paths, index) for index, group in enumerate(groups))
+    covered = {leaf for neuron in neurons for leaf in neuron.leaves}
+    uncovered = {
+        leaf: excluded.get(leaf) or reasons.get(leaf) or "never reaches the loss"
+        for leaf in leaves
+        if leaf not in covered
+    }
+    return Plan(program, found.recorder, neurons, uncovered)
+
+
+def _groups(uses: Sequence[ParameterUse], excluded: Mapping[int, str], facts: Facts) -> list[list[ParameterUse]]:
+    """The uses of common parameter elements, together, in the order of their first leaf."""
+    groups: list[list[ParameterUse]] = []
+    for use in uses:
+        touching = [group for group in groups if any(_overlap(use, other, excluded, facts) for other in group)]
+        merged = [other for group in touching for other in group] + [use]
+        groups = [group for group in groups if group not in touching] + [merged]
+    return sorted(groups, key=lambda group: min(leaf for use in group for leaf in use.leaves))
+
+
+def _overlap(first: ParameterUse, second: ParameterUse, excluded: Mapping[int, str], facts: Facts) -> bool:
+    if not set(first.leaves).intersection(second.leaves).difference(excluded):
+        return False
+    ours, theirs = (None if u.canonical is None else u.canonical.packing.read(facts.ids) for u in (first, second))
+    return ours is None or theirs is None or np.intersect1d(ours, theirs).size > 0
+
+
+def _neuron(
+    uses: list[ParameterUse], facts: Facts, excluded: Mapping[int, str], paths: Sequence[str], index: int
+) -> Neuron:
+    """The neuron with these uses."""
+    every = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
+    forms = [use.canonical for use in uses if use.canonical is not None]
+
+    def neuron(
+        kind: str,
+        sizes: tuple[int, int, int],
+        features: AnyFeatureSet | None,
+        packing: tuple[Layout, Layout | None, Layout | None],
+        leaves: tuple[int, ...] = every,
+        whole: bool = True,
+        bias_leaves: frozenset[int] = frozenset(),
+    ) -> Neuron:
+        weight, bias, output_bias = packing
+        groups, inputs, outputs = sizes
+        return Neuron(
+            paths=tuple(paths[leaf] for leaf in leaves),
+            kind=kind,
+            groups=groups,
+            inputs=inputs,
+            outputs=outputs,
+            samples=features.samples if features else uses[0].samples,
+            has_bias=bias is not None,
+            index=index,
+            leaves=leaves,
+            shapes=tuple(facts.shapes[leaf] for leaf in leaves),
+            weight=weight,
+            bias=bias,
+            output_bias=output_bias,
+            whole=whole,
+            bias_leaves=bias_leaves,
+            features=features,
+        )
+
+    if all(use.is_identity for use in uses):
+        size = sum(facts.sizes[leaf] for leaf in every)
+        layout = ravel({leaf: facts.sizes[leaf] for leaf in every}, (size, 1, 1))
+        return neuron("identity", (size, 0, 1), None, (layout, None, None))
+    sides = None
+    if len(forms) == len(uses) and not set(every).intersection(excluded):
+        sides = (forms, []) if len(forms) == 1 else _sides(forms, facts)
+    if sides is None:
+        features = _jacobian(uses, facts, excluded)
+        leaves = tuple(leaf for leaf, _ in features.shapes)
+        layout = ravel({leaf: facts.sizes[leaf] for leaf in leaves}, (1, features.inputs, 1))
+        return neuron("general", (1, features.inputs, 1), features, (layout, None, None), leaves)
+    straight, transposed = sides
+    form = _representative(straight)
+    sizes = (form.groups, form.inputs, form.outputs)
+    if not transposed:
+        packing = (form.weight, form.bias, None)
+        return neuron(form.kind, sizes, _feature_set(straight), packing, whole=form.whole, bias_leaves=form.bias_leaves)
+    other = _representative(transposed)
+    return neuron(
+        "tied",
+        sizes,
+        TiedFeatureSet(_feature_set(straight), _feature_set(transposed)),
+        (form.weight, form.bias, None if other.bias is None else Transpose(other.bias, (0, 2, 1))),  # [1, i, 1]
+        whole=form.whole and other.whole,
+        bias_leaves=form.bias_leaves | other.bias_leaves,
+    )
+
+
+def _sides(forms: Sequence[CanonicalUse], facts: Facts) -> tuple[list[CanonicalUse], list[CanonicalUse]] | None:
+    """The uses of a weight as W, and those of its transpose; None if there are others.
+
+    Uses of one side may differ in whether they add a bias, but not in which; W has a bias if its transpose has.
+    """
+    weights = [form.weight.read(facts.ids) for form in forms]
+    first = weights[forms.index(_representative(forms))]
+    sides: tuple[list[CanonicalUse], list[CanonicalUse]] = ([], [])
+    biases: tuple[list[ElementIds], list[ElementIds]] = ([], [])
+    for form, weight in zip(forms, weights, strict=True):
+        if np.array_equal(weight, first):
+            side = 0
+        elif len(weight) == 1 and np.array_equal(weight.transpose(0, 2, 1), first):
+            side = 1
+        else:
+            return None
+        sides[side].append(form)
+        if form.bias is not None:
+            biases[side].append(form.bias.read(facts.ids))
+    for side, bias in zip(sides, biases, strict=True):
+        mixed = 0 < len(bias) < len(side)
+        may_be_passed_over = any(form.read.weight is not None for form in side)
+        if (mixed and may_be_passed_over) or not all(np.array_equal(b, bias[0]) for b in bias):
+            return None
+    if sides[1] and any(form.read.weight is not None for form in forms):
+        return None
+    return sides
+
+
+def _representative(forms: Sequence[CanonicalUse]) -> CanonicalUse:
+    """One that has the bias, if there is one."""
+    return next((form for form in forms if form.bias is not None), forms[0])
+
+
+def _feature_set(forms: Sequence[CanonicalUse]) -> FeatureSet:
+    """The features of uses that use one weight alike."""
+    form = _representative(forms)
+    lookups = all(other.kind == "embedding" for other in forms)
+    return FeatureSet(tuple(other.read for other in forms), form.groups, form.inputs, form.bias is not None, lookups)
+
+
+def _jacobian(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int, str]) -> JacobianFeatures:
+    """The neuron kept as its equations; leaves that it is not linear in are held at zero."""
+    every = dict.fromkeys(leaf for use in uses for leaf in use.leaves)
+    held = {leaf: facts.shapes[leaf] for leaf in every if leaf in excluded}
+    reads = [
+        JacobianRead(_Held(use.function, held), use.sources, use.samples, use.weight_source, use.repeats)
+        for use in uses
+    ]
+    shapes = tuple((leaf, facts.shapes[leaf]) for leaf in every if leaf not in excluded)
+    return JacobianFeatures(tuple(reads), shapes, sum(facts.sizes[leaf] for leaf, _ in shapes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A neuron's output with some of its leaves held at zero."""
+
+    function: AffineFunction
+    held: Mapping[int, jax.ShapeDtypeStruct]
+
+    def __call__(self, leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
+        zeros = {leaf: np.zeros(shape.shape, shape.dtype) for leaf, shape in self.held.items()}
+        return self.function({**zeros, **leaves}, features)

@@ -1,0 +1,72 @@
+"""Products and quotients, element by element: scales, constant factors, and the outputs of scales times activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+from jax.extend.core import primitives
+
+from lnb._finding._building import general_neuron
+from lnb._finding._facts import Facts
+from lnb._finding._values import Outcome, Parameter, PartialNeuron, TrackedValue
+from lnb._finding.rules._layouts import fold_constants
+from lnb._finding.rules._linear import continue_general
+from lnb._finding.rules._nonlinear import nonlinear
+from lnb._finding.rules._scale import scale, scale_again
+from lnb._program import Equation
+
+
+def negate(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
+    """A constant factor of -1."""
+    return Outcome(_times_constant(facts, equation, states[0], -1.0))
+
+
+def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
+    """A product or quotient."""
+    tracked = [k for k, state in enumerate(states) if state is not None]
+    divides = equation.primitive is primitives.div_p
+    if len(tracked) > 1 or (divides and tracked[0] == 1):
+        if any(isinstance(state, PartialNeuron) for state in states):
+            return Outcome(ends_neurons=True)
+        return nonlinear(facts, equation, states)
+    position = tracked[0]
+    state, other = states[position], equation.inputs[1 - position]
+    number = facts.number(other)
+    if number is not None and number != 0.0:
+        return Outcome(_times_constant(facts, equation, state, 1 / number if divides else number))
+    if isinstance(state, PartialNeuron):
+        return Outcome(_times_activation(facts, equation, states, state))
+    assert isinstance(state, Parameter)
+    kept = prod(facts.shape(equation.outputs[0])) == prod(state.shape)
+    if kept and facts.is_constant(other):
+        return Outcome(fold_constants(facts, equation, states))
+    if kept and facts.depends_on(other, state.leaves) and prod(facts.shape(other)) == 1 < prod(state.shape):
+        reason = f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
+        return Outcome(excluded=((state.leaves, reason),))
+    return Outcome(scale(facts, equation, states) or general_neuron(facts, equation, states))
+
+
+def _times_constant(facts: Facts, equation: Equation, state: TrackedValue, factor: float) -> TrackedValue:
+    """The value times a constant, which its derivative is then multiplied by."""
+    value = equation.outputs[0]
+    shape = facts.shape(value)
+    if isinstance(state, Parameter):
+        if state.shape != shape:
+            return state.opaque(value, shape)
+        return replace(state, value=value, factor=state.factor * factor)
+    assert isinstance(state, PartialNeuron)
+    return replace(state, value=value, factor=state.factor * factor, shape=shape, last_complete=state.completed())
+
+
+def _times_activation(
+    facts: Facts, equation: Equation, states: Sequence[TrackedValue], neuron: PartialNeuron
+) -> PartialNeuron | None:
+    shape = facts.shape(equation.outputs[0])
+    if not neuron.elementwise or neuron.bias is not None:
+        return continue_general(facts, equation, states) if neuron.terms is None and neuron.constant else None
+    general = general_neuron(facts, equation, states, neuron.samples)
+    if neuron.shape != shape or neuron.terms is None:
+        return scale_again(neuron, general) or replace(general, elementwise=neuron.elementwise)
+    return replace(neuron, value=general.value, features=general.features, constant=general.constant)
