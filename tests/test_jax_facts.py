@@ -186,7 +186,7 @@ def test_a_layout_moves_labels_as_it_moves_numbers(function):
     program = program_of(function, X)
     for equation in program.equations:
         assert _layouts.is_layout(equation)
-        labels = _layouts.rearranged(equation, program.shape(equation.outputs[0]), labels)
+        labels = _layouts.rearranged(equation, program.avals[equation.outputs[0]].shape, labels)
     np.testing.assert_array_equal(labels, expected)
 
 

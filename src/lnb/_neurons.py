@@ -204,7 +204,7 @@ class Neurons(Sequence[Neuron]):
         return f"Neurons({len(self)} neurons, coverage {self.coverage:.1%})"
 
     def __str__(self) -> str:
-        return table(self)
+        return table(self, self.sharing, self.coverage, self.uncovered, self.ignored)
 
 
 def identity_parts(neurons: Sequence[Neuron], leaves: Mapping[int, Array]) -> dict[int, Array]:

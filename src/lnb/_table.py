@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from lnb._neuron import Neuron
 from lnb._solvers import Auto, Solver
-
-if TYPE_CHECKING:
-    from lnb._neuron import Neuron
-    from lnb._neurons import Neurons
 
 _METRICS = {"embedding": "counts", "identity": "identity", "general": "from its equations", "tied": "two Gram"}
 
 
-def table(neurons: Neurons) -> str:
-    """The neurons, a row each, and the parameters that belong to none.
+def table(
+    neurons: Sequence[Neuron],
+    sharing: Sequence[int],
+    coverage: float,
+    uncovered: Sequence[tuple[str, str]],
+    ignored: Sequence[str],
+) -> str:
+    """The neurons, a row each, and the parameters that belong to none; the arguments are as in `Neurons`.
 
     `solver` is the choice of `lnb.Auto()`, and `cost` its floating-point operations for each one of the neuron's own
     forward and backward pass.
@@ -30,25 +34,25 @@ def table(neurons: Neurons) -> str:
         solver, cost = "", ""
         if neuron.features is not None:
             chosen = choice.choose(neuron)
-            operations = _operations(chosen, neuron, shared=neurons.sharing[neuron.index] in seen)
+            operations = _operations(chosen, neuron, shared=sharing[neuron.index] in seen)
             solver, cost = _name(chosen), f"{operations / neuron.operations:.1%}"
             total, passes = total + operations, passes + neuron.operations
-            seen.add(neurons.sharing[neuron.index])
+            seen.add(sharing[neuron.index])
         rows.append((neuron.name, neuron.kind, sizes, str(neuron.groups), str(neuron.samples), metric, solver, cost))
     widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    lines.append(f"{len(neurons)} neurons cover {neurons.coverage:.1%} of the parameters.")
+    lines.append(f"{len(neurons)} neurons cover {coverage:.1%} of the parameters.")
     if passes:
         lines.append(
             f"Solving them takes {total:.2g} operations a step, {total / passes:.1%} of the {passes:.2g} of their own."
         )
-    if neurons.uncovered:
+    if uncovered:
         lines.append("Not covered, trained with the identity metric:")
-        lines += [f"  {path}: {reason}" for path, reason in neurons.uncovered]
-    if neurons.ignored:
+        lines += [f"  {path}: {reason}" for path, reason in uncovered]
+    if ignored:
         lines.append("Ignored as asked, left to other optimizers:")
-        lines += [f"  {path}" for path in neurons.ignored]
+        lines += [f"  {path}" for path in ignored]
     return "\n".join(lines)
 
 

@@ -24,13 +24,25 @@ Leaves = Mapping[int, Array]
 
 @dataclass(frozen=True, eq=False)
 class JacobianRead:
-    """One use of a neuron kept as its equations: `function(leaves, features)` is its output, affine in the leaves."""
+    """One use of a neuron kept as its equations.
+
+    Fields:
+        function: `function(leaves, features)` is the neuron's output, affine in the leaves. It is not pickled: a
+            neuron's own needs it for nothing, and each batch's features bring theirs.
+        sources: the places in `Features.arrays` that the features are read from.
+        samples: n, if every region ran.
+        weight_source: the place of whether the region of the use ran; -1 where it always does.
+        repeats: how many samples each row of the output stands for.
+    """
 
     function: Callable[[Leaves, Sequence[Array]], Array]
     sources: tuple[int, ...]
     samples: int
     weight_source: int = -1
     repeats: int = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "function": None}
 
     @property
     def places(self) -> tuple[int, ...]:

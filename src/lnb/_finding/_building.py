@@ -47,16 +47,16 @@ def general_neuron(
         else:
             features[given] = None
     if samples is None:
-        samples = max(1, prod(facts.shape(value)) // max(1, sum(facts.sizes[leaf] for leaf in leaves)))
+        samples = max(1, prod(facts.shape[value]) // max(1, sum(facts.sizes[leaf] for leaf in leaves)))
     return PartialNeuron(
         value=value,
         leaves=tuple(leaves),
         features=tuple(features),
-        shape=facts.shape(value),
+        shape=facts.shape[value],
         groups=1,
         outputs=1,
         samples=samples,
-        constant=all(facts.is_constant(feature) for feature in features),
+        constant=facts.data.isdisjoint(features),
     )
 
 
@@ -116,7 +116,7 @@ def identity_neuron(facts: Facts, equation: Equation, parameter: Parameter, apar
 
     Each element is repeated for each sample.
     """
-    shape = parameter.shape if apart else facts.shape(equation.outputs[0])
+    shape = parameter.shape if apart else facts.shape[equation.outputs[0]]
     size = sum(facts.sizes[leaf] for leaf in parameter.leaves)
     return PartialNeuron(
         value=parameter.value,

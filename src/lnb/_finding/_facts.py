@@ -12,7 +12,7 @@ import numpy as np
 
 from lnb._features._layout import ElementNumbers, Leaf
 from lnb._finding._values import Parameter, TrackedValue
-from lnb._program import Equation, Program, Value, is_traced
+from lnb._program import Program, Value, is_traced
 
 
 class Facts:
@@ -26,6 +26,7 @@ class Facts:
         states: what is known of values that depend on parameters.
         data: the values that depend on data.
         ancestors: of each value, the leaves that it was computed from, as bits.
+        shape: of each value.
     """
 
     def __init__(self, program: Program, shapes: Mapping[int, jax.ShapeDtypeStruct]) -> None:
@@ -36,23 +37,12 @@ class Facts:
         self.states: dict[Value, TrackedValue] = {}
         self.data: set[Value] = {v for v, constant in program.constants.items() if is_traced(constant)}
         self.ancestors: dict[Value, int] = {}
+        self.shape = [tuple(getattr(aval, "shape", ())) for aval in program.avals]
 
     def leaf(self, leaf: int) -> Parameter:
         """A parameter leaf as it comes in."""
         shape = tuple(self.shapes[leaf].shape)
         return Parameter(self.program.inputs[leaf], (leaf,), shape, Leaf(leaf), self.ids)
-
-    def state(self, value: Value) -> TrackedValue:
-        """What is known of a value."""
-        return self.states.get(value)
-
-    def states_of(self, equation: Equation) -> list[TrackedValue]:
-        """What is known of an equation's inputs."""
-        return [self.states.get(value) for value in equation.inputs]
-
-    def shape(self, value: Value) -> tuple[int, ...]:
-        """Shape of a value."""
-        return tuple(self.program.avals[value].shape)
 
     def is_inexact(self, value: Value) -> bool:
         """Whether a value is of a floating-point or complex type."""
@@ -74,7 +64,7 @@ class Facts:
 
     def number(self, value: Value) -> float | None:
         """The number that an activation is, if it is one constant number."""
-        if not self.is_constant(value) or prod(self.shape(value)) != 1 or not self.is_inexact(value):
+        if not self.is_constant(value) or prod(self.shape[value]) != 1 or not self.is_inexact(value):
             return None
         return float(np.asarray(self.constant(value), np.float64).reshape(()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -17,7 +18,7 @@ from lnb._finding._facts import Facts
 from lnb._finding._regions import Found, Region, enter
 from lnb._finding._uses import finish
 from lnb._finding._values import Nonlinear, Outcome, Parameter, PartialNeuron, TrackedValue
-from lnb._finding.rules._layouts import is_layout, lay_out
+from lnb._finding.rules._layouts import is_layout, lay_out, layout_primitives
 from lnb._finding.rules._linear import after_nonlinear, linear
 from lnb._finding.rules._products import negate, product
 from lnb._finding.rules._sums import add, concatenate
@@ -25,7 +26,7 @@ from lnb._program import Equation, NotUnderstoodError, Value
 
 Rule = Callable[[Facts, Equation, Sequence[TrackedValue]], Outcome]
 
-_RULES: dict[Any, Rule] = {
+_COMBINING: dict[Any, Rule] = {
     primitives.add_p: add,
     primitives.sub_p: add,
     primitives.add_jaxvals_p: add,
@@ -34,7 +35,12 @@ _RULES: dict[Any, Rule] = {
     primitives.neg_p: negate,
     primitives.concatenate_p: concatenate,
 }
-"""The rules of operations that combine values; layouts and the rest have one each."""
+
+
+@cache
+def _rules() -> dict[Any, Rule]:
+    """The rule of each operation that has one; `linear` is that of all others."""
+    return {**_COMBINING, **dict.fromkeys(layout_primitives(), lay_out)}
 
 
 def search(facts: Facts, states: Mapping[Value, TrackedValue]) -> Found:
@@ -49,11 +55,12 @@ class _Search:
         self._found = Found()
         self._completed: list[PartialNeuron] = []
         self._uses = facts.program.uses()
+        self._rules = _rules()
 
     def run(self, states: Mapping[Value, TrackedValue]) -> Found:
         facts, program = self._facts, self._facts.program
         self._states.update(states)
-        facts.data.update(v for v in program.inputs if states.get(v) is None)
+        facts.data.update(v for v in program.inputs if not isinstance(states.get(v), Parameter))
         for value, state in states.items():
             if isinstance(state, Parameter):
                 facts.ancestors[value] = sum(1 << leaf for leaf in state.leaves)
@@ -102,9 +109,7 @@ class _Search:
         """What the rule of the operation finds out."""
         if any(isinstance(state, Nonlinear) for state in states):
             return after_nonlinear(self._facts, equation, states)
-        if is_layout(equation) and self._facts.is_inexact(equation.outputs[0]) and not any(states[1:]):
-            return lay_out(self._facts, equation, states)
-        return _RULES.get(equation.primitive, linear)(self._facts, equation, states)
+        return self._rules.get(equation.primitive, linear)(self._facts, equation, states)
 
     def _enter(self, position: int, equation: Equation) -> None:
         states = self._complete_inputs(equation)
@@ -124,13 +129,15 @@ class _Search:
 
     def _pass_over(self, equation: Equation, reason: str) -> None:
         """Nothing is known of how an operation uses its parameters: they belong to no neuron, here or elsewhere."""
-        self._note(Outcome(excluded=_reasons(self._facts.states_of(equation), reason)))
+        states = [self._states.get(value) for value in equation.inputs]
+        self._note(Outcome(excluded=_reasons(states, reason)))
         self._complete_inputs(equation)
         for value in equation.outputs:
             self._set(value, None)
 
     def _note(self, outcome: Outcome) -> None:
-        self._found.reasons.add(outcome)
+        if outcome.reasons or outcome.excluded:
+            self._found.reasons.add(outcome)
         self._completed += [neuron.completed() for neuron in outcome.completed]
 
     def _set(self, value: Value, state: TrackedValue) -> None:
@@ -142,7 +149,7 @@ class _Search:
         """The states of an equation's inputs once the neurons among them have ended."""
         for value in equation.inputs:
             self._complete(value)
-        return self._facts.states_of(equation)
+        return [self._states.get(value) for value in equation.inputs]
 
     def _complete(self, value: Value) -> None:
         """A neuron's output meets something that the neuron does not take in: from here on it is an activation."""
@@ -160,8 +167,8 @@ class _Search:
             if met.intersection(equation.inputs):
                 if is_layout(equation):
                     met.update(equation.outputs)
-                elif equation.primitive in _RULES:
-                    sizes.append(prod(self._facts.shape(equation.outputs[0])))
+                elif equation.primitive in _COMBINING:
+                    sizes.append(prod(self._facts.shape[equation.outputs[0]]))
         return max(1, max(sizes) // (neuron.groups * neuron.outputs * neuron.samples))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax.extend.core as jex
@@ -17,24 +16,27 @@ Value = int
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """One operation of a program: its JAX primitive and parameters, and the numbers of what it reads and gives."""
+    """One operation of a program.
+
+    Fields:
+        primitive, parameters, context: as JAX has them.
+        inputs, outputs: the numbers of the values that it reads and gives.
+        jaxprs: the programs that it holds.
+        effects: whether it does more than to compute its outputs.
+    """
 
     primitive: jex.Primitive
     parameters: _jax.Parameters
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    effects: bool
+    jaxprs: tuple[jex.ClosedJaxpr, ...] = ()
+    effects: bool = False
     context: Any = None
 
     @property
     def name(self) -> str:
         """The name JAX prints for the operation; for messages only."""
         return self.primitive.name
-
-    @cached_property
-    def jaxprs(self) -> list[jex.ClosedJaxpr]:
-        """The programs that it holds."""
-        return _jax.jaxprs_of(self.parameters)
 
     def bind(self, inputs: Sequence[Any]) -> list[Any]:
         """Apply the operation to arrays or tracers, its custom derivatives included."""

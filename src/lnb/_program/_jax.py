@@ -56,18 +56,21 @@ def jaxprs_of(parameters: dict[str, Any]) -> list[jex.ClosedJaxpr]:
     return [closed for item in items if (closed := close(item)) is not None]
 
 
-def called(eqn: Any) -> jex.ClosedJaxpr | None:
-    """The jaxpr that an equation merely calls, as `jax.jit` does: it takes and gives the same values.
+def programs_of(jaxpr: Any) -> list[tuple[jex.ClosedJaxpr | None, tuple[jex.ClosedJaxpr, ...]]]:
+    """For each equation, the jaxpr that it merely calls, if it does, and the jaxprs that it holds."""
+    programs = [tuple(jaxprs_of(eqn.params)) for eqn in jaxpr.eqns]
+    return [(called(eqn, held), held) for eqn, held in zip(jaxpr.eqns, programs, strict=True)]
+
+
+def called(eqn: Any, held: Sequence[jex.ClosedJaxpr]) -> jex.ClosedJaxpr | None:
+    """The jaxpr among those it holds that an equation merely calls, as `jax.jit` does, on and for the same values.
 
     Neither a region, which repeats, recomputes or differentiates its jaxpr in a way of its own, nor a jaxpr that works
     on references is a call.
     """
-    if is_region(eqn.primitive):
+    if len(held) != 1 or is_region(eqn.primitive):
         return None
-    found = jaxprs_of(eqn.params)
-    if len(found) != 1:
-        return None
-    (jaxpr,) = found
+    (jaxpr,) = held
     same_in = [_signature(v) for v in jaxpr.jaxpr.invars] == [_signature(v) for v in eqn.invars]
     same_out = [_signature(v) for v in jaxpr.jaxpr.outvars] == [_signature(v) for v in eqn.outvars]
     return jaxpr if same_in and same_out else None

@@ -51,10 +51,6 @@ class Program:
             counts.update(equation.inputs)
         return counts
 
-    def shape(self, value: Value) -> tuple[int, ...]:
-        """Shape of a value."""
-        return tuple(self.avals[value].shape)
-
     def evaluate(self, inputs: Sequence[Any], recorder: Recorder | None = None) -> tuple[list[Any], list[Any]]:
         """The outputs for these inputs, and the values that `recorder` names, in its order."""
         recorder = recorder or Recorder()
@@ -132,20 +128,19 @@ class _Builder:
                 return self.constant(atom.val, atom.aval, key)
             return environment[atom]
 
-        for eqn in jaxpr.eqns:
+        for eqn, (called, held) in zip(jaxpr.eqns, _jax.programs_of(jaxpr), strict=True):
             arguments = tuple(read(atom) for atom in eqn.invars)
-            called = _jax.called(eqn)
             if called is not None:
                 inner = [
                     self.constant(c, v.aval, id(c)) for c, v in zip(called.consts, called.jaxpr.constvars, strict=True)
                 ]
                 results: Sequence[Value] = self.inline(called.jaxpr, inner, arguments)
             else:
-                results = self._apply(eqn, arguments)
+                results = self._apply(eqn, arguments, held)
             environment.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _apply(self, eqn: Any, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+    def _apply(self, eqn: Any, inputs: tuple[Value, ...], jaxprs: tuple[Any, ...]) -> tuple[Value, ...]:
         effects = bool(eqn.effects)
         key = (
             eqn.primitive,
@@ -154,9 +149,8 @@ class _Builder:
         )
         if effects or key not in self._numbers:
             outputs = tuple(self.new_value(variable.aval) for variable in eqn.outvars)
-            self.equations.append(
-                Equation(eqn.primitive, _jax.Parameters(eqn.params), inputs, outputs, effects, eqn.ctx)
-            )
+            parameters = _jax.Parameters(eqn.params)
+            self.equations.append(Equation(eqn.primitive, parameters, inputs, outputs, jaxprs, effects, eqn.ctx))
             if effects:
                 return outputs
             self._numbers[key] = outputs

@@ -16,7 +16,7 @@ _Axes = tuple[tuple[int, ...], ...]
 def _axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes, _Axes]:
     """(weight's, input's) batch, contracted and free axes."""
     contracting, batch = equation.parameters["dimension_numbers"]
-    ranks = [len(facts.shape(value)) for value in equation.inputs]
+    ranks = [len(facts.shape[value]) for value in equation.inputs]
     free = [tuple(a for a in range(ranks[k]) if a not in (*contracting[k], *batch[k])) for k in range(2)]
     order = (position, 1 - position)
     batch_axes, contracted, rest = (tuple(tuple(axes[k]) for k in order) for axes in (batch, contracting, free))
@@ -27,7 +27,7 @@ def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles:
     """The batch axes of weight and input are g, the free axes of the input n, and those of the weight o."""
     batch, _, free = _axes(facts, equation, position)
     # The axes of the product: the batch axes, then the free axes of the left operand, then those of the right.
-    shape = facts.shape(equation.outputs[0])
+    shape = facts.shape[equation.outputs[0]]
     count, left = len(batch[0]), len(free[position])
     left_axes = tuple(range(count, count + left))
     right_axes = tuple(range(count + left, len(shape)))

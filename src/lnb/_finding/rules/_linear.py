@@ -14,7 +14,7 @@ from lnb._finding._element_ids import varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Nonlinear, Outcome, Parameter, PartialNeuron, TrackedValue
 from lnb._finding.rules import _convolution, _dot, _lookup
-from lnb._finding.rules._layouts import fold_constants
+from lnb._finding.rules._constants import fold_constants
 from lnb._finding.rules._nonlinear import nonlinear
 from lnb._program import Equation, is_linear_in
 

@@ -17,7 +17,7 @@ from lnb._program import Equation
 
 def _row_axis(facts: Facts, equation: Equation) -> int | None:
     """The axis of a table that the indices choose from, where they choose whole rows: all other axes are read full."""
-    sizes, table = equation.parameters["slice_sizes"], facts.shape(equation.inputs[0])
+    sizes, table = equation.parameters["slice_sizes"], facts.shape[equation.inputs[0]]
     indexed: Sequence[int] = range(len(table))
     if equation.primitive is primitives.gather_p:
         numbers = equation.parameters["dimension_numbers"]
@@ -35,7 +35,7 @@ def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
     """What a row of the table holds is o, the tokens are n."""
     if position != 0 or _row_axis(facts, equation) is None:
         return None
-    shape = facts.shape(equation.outputs[0])
+    shape = facts.shape[equation.outputs[0]]
     outputs = tuple(range(len(shape)))
     if equation.primitive is primitives.gather_p:
         outputs = tuple(equation.parameters["dimension_numbers"].offset_dims)

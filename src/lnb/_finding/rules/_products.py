@@ -11,7 +11,7 @@ from jax.extend.core import primitives
 from lnb._finding._building import general_neuron
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, PartialNeuron, TrackedValue
-from lnb._finding.rules._layouts import fold_constants
+from lnb._finding.rules._constants import fold_constants
 from lnb._finding.rules._linear import continue_general
 from lnb._finding.rules._nonlinear import nonlinear
 from lnb._finding.rules._scale import scale, scale_again
@@ -39,10 +39,10 @@ def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) ->
     if isinstance(state, PartialNeuron):
         return Outcome(_times_activation(facts, equation, states, state))
     assert isinstance(state, Parameter)
-    kept = prod(facts.shape(equation.outputs[0])) == prod(state.shape)
+    kept = prod(facts.shape[equation.outputs[0]]) == prod(state.shape)
     if kept and facts.is_constant(other):
         return Outcome(fold_constants(facts, equation, states))
-    if kept and facts.depends_on(other, state.leaves) and prod(facts.shape(other)) == 1 < prod(state.shape):
+    if kept and facts.depends_on(other, state.leaves) and prod(facts.shape[other]) == 1 < prod(state.shape):
         reason = f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
         return Outcome(excluded=((state.leaves, reason),))
     return Outcome(scale(facts, equation, states) or general_neuron(facts, equation, states))
@@ -51,7 +51,7 @@ def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) ->
 def _times_constant(facts: Facts, equation: Equation, state: TrackedValue, factor: float) -> TrackedValue:
     """The value times a constant, which its derivative is then multiplied by."""
     value = equation.outputs[0]
-    shape = facts.shape(value)
+    shape = facts.shape[value]
     if isinstance(state, Parameter):
         if state.shape != shape:
             return state.opaque(value, shape)
@@ -63,7 +63,7 @@ def _times_constant(facts: Facts, equation: Equation, state: TrackedValue, facto
 def _times_activation(
     facts: Facts, equation: Equation, states: Sequence[TrackedValue], neuron: PartialNeuron
 ) -> PartialNeuron | None:
-    shape = facts.shape(equation.outputs[0])
+    shape = facts.shape[equation.outputs[0]]
     if not neuron.elementwise or neuron.bias is not None:
         return continue_general(facts, equation, states) if neuron.terms is None and neuron.constant else None
     general = general_neuron(facts, equation, states, neuron.samples)

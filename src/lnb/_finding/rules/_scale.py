@@ -20,7 +20,7 @@ def scale(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> P
     parameter = next(state for state in states if isinstance(state, Parameter))
     if parameter.element_ids is None:
         return None
-    shape = facts.shape(equation.outputs[0])
+    shape = facts.shape[equation.outputs[0]]
     ids = np.broadcast_to(parameter.element_ids, shape)
     axes = varying_axes(ids)
     order = ids_along(ids, axes)

@@ -17,7 +17,7 @@ from lnb._finding._building import general_neuron, identity_neuron, pack_element
 from lnb._finding._element_ids import ids_along, repeat_alike, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Bias, Outcome, Parameter, PartialNeuron, TrackedValue
-from lnb._finding.rules._layouts import fold_constants
+from lnb._finding.rules._constants import fold_constants
 from lnb._program import Equation
 
 
@@ -40,7 +40,7 @@ def add(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Out
     position = 0 if isinstance(first, Parameter) else 1
     parameter, other = states[position], equation.inputs[1 - position]
     assert isinstance(parameter, Parameter)
-    if facts.is_constant(other) and prod(facts.shape(equation.outputs[0])) == prod(parameter.shape):
+    if facts.is_constant(other) and prod(facts.shape[equation.outputs[0]]) == prod(parameter.shape):
         return Outcome(_shift(facts, equation, states, parameter, sign if position else 1.0))
     return Outcome(completed=(identity_neuron(facts, equation, parameter),))
 
@@ -60,7 +60,7 @@ def _add_activation(
     neuron = states[0] or states[1]
     assert isinstance(neuron, PartialNeuron)
     subtracted = sign < 0 and states[0] is None
-    if subtracted or neuron.shape != facts.shape(equation.outputs[0]):
+    if subtracted or neuron.shape != facts.shape[equation.outputs[0]]:
         return None
     return replace(neuron, value=equation.outputs[0], last_complete=neuron.completed())
 
@@ -69,7 +69,7 @@ def _shift(
     facts: Facts, equation: Equation, states: Sequence[TrackedValue], parameter: Parameter, sign: float
 ) -> Parameter:
     """A parameter plus a constant: still a parameter, since only its derivative counts."""
-    if parameter.shape != facts.shape(equation.outputs[0]):
+    if parameter.shape != facts.shape[equation.outputs[0]]:
         return fold_constants(facts, equation, states)
     return replace(parameter, value=equation.outputs[0], factor=sign * parameter.factor)
 
@@ -135,7 +135,7 @@ def _as_bias(facts: Facts, shape: tuple[int, ...], neuron: PartialNeuron, parame
 
 def _join(facts: Facts, equation: Equation, first: PartialNeuron, second: PartialNeuron) -> PartialNeuron | None:
     """The neuron of two weights whose products are added: its features are both weights' features."""
-    shape = facts.shape(equation.outputs[0])
+    shape = facts.shape[equation.outputs[0]]
     both = (first, second)
     if any(n.terms is None for n in both) and all(n.terms is None or n.selected for n in both):
         return general_neuron(facts, equation, both, max(first.samples, second.samples))
