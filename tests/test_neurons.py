@@ -1,4 +1,6 @@
-"""Parameters that are meant to be left alone."""
+"""What `find_neurons` returns: data, names, and parameters that are meant to be left alone."""
+
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +85,26 @@ def test_what_is_ignored_is_not_warned_of():
     params = {"large": jnp.ones((3, 40)), "small": jnp.ones((40, 2)), "covered": jnp.ones((2, 9))}
     neurons = lnb.find_neurons(hardly_covered, params, X, ignore=["['large']", "['small']"])
     assert neurons.coverage == 1
+
+
+def test_neurons_are_data():
+    neurons = tuple(lnb.find_neurons(loss_fn, PARAMS, X))
+    assert tuple(lnb.find_neurons(loss_fn, PARAMS, X)) == neurons
+    assert pickle.loads(pickle.dumps(neurons)) == neurons
+    assert "paths=(\"['last']\",), kind='dense'" in repr(neurons)
+    for neuron, again in zip(neurons, pickle.loads(pickle.dumps(neurons)), strict=True):
+        np.testing.assert_array_equal(again.pack(PARAMS), neuron.pack(PARAMS))
+    assert neurons[0] != neurons[1]
+
+
+def test_neurons_of_a_function_of_a_module_are_pickled():
+    neurons = lnb.find_neurons(loss_fn, PARAMS, X)
+    again = pickle.loads(pickle.dumps(neurons))
+    assert str(again) == str(neurons)
+    _, grads, features = again.value_and_grad(PARAMS, X)
+    optimizer = lnb.lnb(neurons, 0.1)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, features=features)
+    assert np.any(updates["last"] != 0)
 
 
 def test_a_path_that_is_none_is_an_error():
