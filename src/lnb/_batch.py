@@ -1,4 +1,4 @@
-"""What the neurons of a loss read in one batch."""
+"""The features that the neurons of a loss read in one batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lnb._features import AnyFeatureSet
 
 @dataclass(frozen=True)
 class Features:
-    """What the neurons read in one batch: arrays for `update`, and which feature set reads which of them.
+    """The features of one batch: the recorded arrays, and the feature sets that read them.
 
     A pytree whose leaves are `arrays`, None where nothing reads what was recorded; it passes through `jax.jit`,
     `jax.lax.scan` and `optax.chain`.

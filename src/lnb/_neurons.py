@@ -302,7 +302,7 @@ def find_neurons(
 
 
 def _names(names: Sequence[str] | None, paths: Sequence[Any]) -> tuple[str, ...]:
-    """What each leaf is called."""
+    """The name of each leaf."""
     if names is None:
         return tuple(keystr(path) or "params" for path in paths)
     if isinstance(names, str) or len(names) != len(paths) or len(set(names)) != len(paths):
@@ -359,7 +359,7 @@ def _trace(
 
 
 def _signature(treedef: Any, found: Plan) -> tuple[Any, ...]:
-    """What must agree between the neurons that an optimizer was made for and those of a batch."""
+    """The data on which an optimizer's neurons and a batch's must agree."""
     sets = [neuron.features for neuron in found.neurons]
     sharing = tuple(k if features is None else sets.index(features) for k, features in enumerate(sets))
     return (treedef, tuple(neuron.signature for neuron in found.neurons), sharing)

@@ -31,7 +31,7 @@ _FEWEST = 256  # features from which on the products saved outweigh the copies t
 
 @dataclass(frozen=True)
 class ConvolutionFeatures(FeatureMap):
-    """Features of a convolution: for each output pixel, the input's channels under the kernel (i = channel, position).
+    """The features of a convolution: for each output pixel, the input under the kernel (i = channel, position).
 
     `input_layout` names the axes of the input that are batch, channel and space, in this order; `channels` is the
     number of input channels of a group.

@@ -14,9 +14,9 @@ from lnb._numerics import contract, gram_of, statistics_dtype
 
 @dataclass(frozen=True)
 class DenseFeatures(FeatureMap):
-    """Features of a matrix product: an array whose axes are groups, samples or contracted.
+    """The features of a matrix product; each axis of the recorded array counts groups, samples or inputs.
 
-    A normalisation's scale is one too, with i = 1: no axis is contracted.
+    The features of a scale have no input axis, and i = 1.
     """
 
     group_axes: tuple[int, ...]

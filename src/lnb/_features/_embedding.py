@@ -14,7 +14,7 @@ from lnb._numerics import gram_of
 
 @dataclass(frozen=True)
 class EmbeddingFeatures(FeatureMap):
-    """One-hot features of a table lookup: g = 1, n = tokens, i = rows of the table. Their Gram matrix is diagonal.
+    """The one-hot features of a table lookup: n counts tokens, i the table's rows. Their Gram matrix is diagonal.
 
     `component` is the index's place on the recorded array's last axis, if that axis holds several indices.
     An index outside the table reads no row (`clip=False`) or the nearest (`clip=True`), as in the lookup itself.

@@ -48,12 +48,12 @@ class FeatureRead:
         return self.sources if self.weight is None else (*self.sources, self.weight_source)
 
     def reindexed(self, places: Mapping[int, int]) -> FeatureRead:
-        """The same use, read other places."""
+        """The same use, reading other places."""
         source = self.weight_source if self.weight is None else places[self.weight_source]
         return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=source)
 
     def thin(self, arrays: Arrays, every: int, place: int) -> tuple[FeatureRead, list[Array]]:
-        """A use of about every k-th sample, read a new array at `place`; itself where its samples are not alike."""
+        """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
         if self.weight is not None or len(self.maps) != 1 or self.samples == self.repeats:
             return self, []
         recorded = arrays[self.sources[0]]

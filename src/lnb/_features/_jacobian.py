@@ -65,7 +65,7 @@ class JacobianRead:
         return weighted, roots, share
 
     def reindexed(self, places: Mapping[int, int]) -> JacobianRead:
-        """The same use, read other places."""
+        """The same use, reading other places."""
         weight_source = self.weight_source if self.weight_source < 0 else places[self.weight_source]
         return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=weight_source)
 
@@ -77,9 +77,9 @@ class JacobianRead:
 
 @dataclass(frozen=True, eq=False)
 class JacobianFeatures:
-    """A neuron that fits no row of the table, or several at once (a tied embedding and head).
+    """The features of a neuron that is linear in its parameters, but has no canonical form.
 
-    Its parameters are packed one after the other as [1, i, 1], and M v comes from the VJP of the JVP of its equations.
+    Its parameters are packed one after the other, [1, i, 1]. M v is the VJP of the JVP of its equations.
     """
 
     reads: tuple[JacobianRead, ...]
@@ -94,7 +94,7 @@ class JacobianFeatures:
         return sum(read.samples for read in self.reads)
 
     def reindexed(self, places: Mapping[int, int]) -> JacobianFeatures:
-        """The same equations, read other places in `Features.arrays`."""
+        """The same equations, reading other places in `Features.arrays`."""
         return replace(self, reads=tuple(read.reindexed(places) for read in self.reads))
 
     def joined(self, other: JacobianFeatures) -> JacobianFeatures:

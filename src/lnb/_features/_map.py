@@ -21,7 +21,7 @@ from jax import Array, lax
 from lnb._numerics import contract, gram_of
 
 Arrays = Sequence[Array]
-"""What a forward pass recorded: the arrays of `Features`."""
+"""The arrays that a forward pass recorded, as `Features` holds them."""
 
 
 class FeatureMap(Protocol):
@@ -66,14 +66,14 @@ class FeatureMap(Protocol):
 
 
 def fill_value(dtype: Any) -> Any:
-    """What is recorded in a region that did not run: zero, or for indices one that reads no row."""
+    """The value to record for a region that did not run: zero, or an index that reads no row."""
     if jnp.issubdtype(dtype, jnp.unsignedinteger):
         return jnp.iinfo(dtype).max
     return jnp.iinfo(dtype).min if jnp.issubdtype(dtype, jnp.integer) else jnp.zeros((), dtype)
 
 
 def subsample(array: Array, axes: Sequence[int], every: int) -> Array:
-    """Every k-th index along the first of these axes that is long enough, or as few as it has along the longest."""
+    """Every k-th index along the first of these axes that is long enough; if none is, one index of the longest."""
     if not axes:
         return array
     axis = next((a for a in axes if array.shape[a] >= every), max(axes, key=lambda a: array.shape[a]))
@@ -81,7 +81,9 @@ def subsample(array: Array, axes: Sequence[int], every: int) -> Array:
 
 
 def align(weights: Array, samples: Sequence[int]) -> Array:
-    """Weights of a batch [b1, b2, ..] for samples of these axes: repeated over more axes, averaged over fewer.
+    """Fit the weights of a batch, [b1, b2, ..], to samples with axes of these sizes.
+
+    Where the samples have fewer axes than the weights, the weights are averaged over the rest.
 
     Raises:
         ValueError: the leading axes are not the batch's, one by one or as their product.
@@ -95,7 +97,7 @@ def align(weights: Array, samples: Sequence[int]) -> Array:
 
 
 def rows_of_weights(weights: Array, samples: Sequence[int]) -> Array:
-    """The weights of n samples whose axes these are, [n]."""
+    """The weight of each sample, [n], for samples with axes of these sizes; it repeats over axes the batch lacks."""
     aligned = align(weights, samples)
     full = aligned.reshape(aligned.shape + (1,) * (len(samples) - aligned.ndim))
     return jnp.broadcast_to(full, tuple(samples)).reshape(-1)
@@ -201,7 +203,7 @@ class LoopFeatures(FeatureMap):
 
 @dataclass(frozen=True)
 class RunWeight:
-    """Whether a region that may be passed over ran, 1 or 0, for each of its samples: X [g, n, 1] of the bias."""
+    """The weight of the samples of a region that may be passed over: 1 if it ran, 0 if not."""
 
     groups: int
     samples: int
@@ -213,7 +215,7 @@ class RunWeight:
 
 @dataclass(frozen=True)
 class SampleWeight:
-    """A weight for each sample, as `Features.weighted` recorded it."""
+    """The weights of samples that `Features.weighted` was given."""
 
     def matrix(self, recorded: Array) -> Array:
         """The weight of each sample, [g or 1, n, 1]."""

@@ -14,7 +14,7 @@ from lnb._features._map import Arrays
 
 @dataclass(frozen=True)
 class TiedFeatureSet:
-    """The features of a weight that is used both as W [i, o] and as W^T, an embedding and the head tied to it.
+    """The features of a weight that is used both as W [i, o] and as W^T, such as an embedding tied to the head.
 
         M v = (n_1 M_1 V + n_2 V M_2) / n
 
@@ -35,7 +35,7 @@ class TiedFeatureSet:
         return self.first.reads + self.second.reads
 
     def reindexed(self, places: Mapping[int, int]) -> TiedFeatureSet:
-        """As `FeatureSet.moved`."""
+        """As `FeatureSet.reindexed`."""
         return replace(self, first=self.first.reindexed(places), second=self.second.reindexed(places))
 
     def joined(self, other: TiedFeatureSet) -> TiedFeatureSet:

@@ -1,4 +1,4 @@
-"""What the rules of the search may ask about the program."""
+"""The questions that rules of the search may ask about the program."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from lnb._program import (
 
 @dataclass
 class Found:
-    """What the search of a program finds: uses of parameters, what it records, and why leaves are not covered."""
+    """The findings of a search: uses of parameters, the values to record, and why leaves are not covered."""
 
     uses: list[ParameterUse] = field(default_factory=list)
     recorder: Recorder = field(default_factory=Recorder)

@@ -106,7 +106,7 @@ class _Search:
             self._set(value, outcome.state)
 
     def _look_at(self, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
-        """What the rule of the operation finds out."""
+        """Apply the operation's rule."""
         if any(isinstance(state, Nonlinear) for state in states):
             return after_nonlinear(self._facts, equation, states)
         return self._rules.get(equation.primitive, linear)(self._facts, equation, states)

@@ -1,4 +1,4 @@
-"""What the search knows of a value that depends on parameters, and what a rule of the search gives.
+"""The states of values that depend on parameters, and the outcome of a rule of the search.
 
 A value is a parameter in some layout (`Parameter`), computed from parameters alone but not linearly (`Nonlinear`), or
 the output of a neuron under construction (`PartialNeuron`). Any other value is an activation.
@@ -155,12 +155,12 @@ class PartialNeuron:
 
 
 TrackedValue = Parameter | Nonlinear | PartialNeuron | None
-"""What is known of a value; None for an activation."""
+"""The state of a value; None for an activation."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule of the search finds out about an equation.
+    """The findings of a rule about an equation.
 
     Fields:
         state: of the equation's output.

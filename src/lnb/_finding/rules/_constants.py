@@ -1,4 +1,4 @@
-"""Parameters and constants in an operation linear in the parameters: what comes of it is a parameter still."""
+"""Operations that combine parameters with constants: the result is a parameter still."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lnb._program import Equation
 
 
 def fold_constants(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Parameter:
-    """What an operation linear in the parameters gives of these and constants alone."""
+    """The result of an operation that is linear in its parameters and has otherwise constants alone."""
     parameters = [state for state in states if isinstance(state, Parameter)]
     leaves = tuple(dict.fromkeys(leaf for parameter in parameters for leaf in parameter.leaves))
     value, first = equation.outputs[0], parameters[0]

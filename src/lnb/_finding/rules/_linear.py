@@ -49,7 +49,7 @@ def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
 
 
 def after_nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
-    """What follows on a value that is not linear in its parameters."""
+    """The outcome of an operation on a value that is not linear in its parameters."""
     found = [state for state in states if isinstance(state, Nonlinear)]
     parameters = [state for state in states if isinstance(state, Parameter)]
     others = [(v, s) for v, s in zip(equation.inputs, states, strict=True) if not isinstance(s, (Nonlinear, Parameter))]

@@ -32,7 +32,7 @@ def _row_axis(facts: Facts, equation: Equation) -> int | None:
 
 
 def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
-    """What a row of the table holds is o, the tokens are n."""
+    """The contents of a row of the table are o, the tokens are n."""
     if position != 0 or _row_axis(facts, equation) is None:
         return None
     shape = facts.shape[equation.outputs[0]]
