@@ -37,7 +37,7 @@ class Facts:
         self.states: dict[Value, TrackedValue] = {}
         self.data: set[Value] = {v for v, constant in program.constants.items() if is_traced(constant)}
         self.ancestors: dict[Value, int] = {}
-        self.shape = [tuple(getattr(aval, "shape", ())) for aval in program.avals]
+        self.shape: list[tuple[int, ...]] = [tuple(getattr(aval, "shape", ())) for aval in program.avals]
 
     def leaf(self, leaf: int) -> Parameter:
         """A parameter leaf as it comes in."""

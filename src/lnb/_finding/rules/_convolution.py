@@ -17,7 +17,8 @@ def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
     if position != 1 or equation.parameters["batch_group_count"] != 1:
         return None
     batch, channel, *space = equation.parameters["dimension_numbers"][2]
-    shape, samples = facts.shape[equation.outputs[0]], tuple([batch, *space])
+    shape = facts.shape[equation.outputs[0]]
+    samples: tuple[int, ...] = (batch, *space)
     groups = equation.parameters["feature_group_count"]
     return AxisRoles((channel,), samples, groups, shape[channel] // groups, prod(shape[a] for a in samples))
 
