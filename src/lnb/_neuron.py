@@ -15,9 +15,9 @@ from jax import Array
 from lnb._equations import EquationFeatureSet
 from lnb._explicit_axes import with_automatic_axes
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
+from lnb._find import Features as AnyFeatureSet
 from lnb._find import FoundNeuron
 from lnb._linear_maps import Arrays, statistics_dtype
-from lnb._solvers import AnyFeatureSet
 
 PyTree = Any
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lnb._solvers import Auto, Solver
+from lnb._metric import metric_of
+from lnb.solvers import Auto, Solver
 
 if TYPE_CHECKING:
     from lnb._neuron import Neuron
@@ -54,9 +55,9 @@ def table(neurons: Neurons) -> str:
 
 def _operations(solver: Solver, neuron: Neuron, shared: bool) -> float:
     """Of a step, without the statistics where an earlier neuron pays for them."""
-    features: Any = neuron.features
-    update, solve = solver.operations(features, neuron.outputs)
-    return solve + (0.0 if shared else update / solver.every)
+    assert neuron.features is not None
+    update, solve = solver.flops(metric_of(neuron.features), neuron.outputs)
+    return solve + (0.0 if shared else update / solver.update_period)
 
 
 def _name(solver: Any) -> str:

@@ -1,0 +1,54 @@
+"""Products in the type of statistics, and arrays like a neuron's packed parameters V [g, i(+1), o]."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def statistics_dtype(*dtypes: Any) -> Any:
+    """The type of statistics and solves: float32, or float64 where one of the types is."""
+    return jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32
+
+
+def contract(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` in the type of statistics, at full precision: a metric's products are what is inverted."""
+    dtype = statistics_dtype(*(operand.dtype for operand in operands))
+    return jnp.einsum(subscripts, *(x.astype(dtype) for x in operands), precision=lax.Precision.HIGHEST)
+
+
+def gram_of(x: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    """X^T W X [g, i, i] and X^T w [g, i] of X [g, n, i] and weights [g or 1, n, 1], by default 1."""
+    weighted = x if weights is None else x * weights.astype(x.dtype)
+    return contract("gni,gnj->gij", weighted, x), weighted.sum(1)
+
+
+def split_bias(packed: Array, bias: bool) -> list[Array]:
+    """Weights [g, i, o] and bias [g, 1, o] of V [g, i(+1), o]."""
+    return [packed[:, :-1], packed[:, -1:]] if bias else [packed]
+
+
+def inner(first: Array, second: Array, bias: bool = False) -> Array:
+    """u . v of each group, [g].
+
+    Args:
+        first, second: U and V [g, i(+1), o].
+        bias: whether the last row is a bias that XLA need not join to the weights.
+    """
+    rows = zip(split_bias(first, bias), split_bias(second, bias), strict=True)
+    return reduce(jnp.add, [contract("gio,gio->g", *pair) for pair in rows])
+
+
+def vector_matrix(row: Array, matrix: Array) -> Array:
+    """v A [.., o] of v [.., i] and A [.., i, o].
+
+    With a second row, of zeros: XLA's CPU backend compiles the product with a single row anew for every layer, and it
+    takes longer.
+    """
+    if row.shape[-1] == 1:
+        return row * matrix[..., 0, :]
+    rows = jnp.pad(row[..., None, :], [(0, 0)] * (row.ndim - 1) + [(0, 1), (0, 0)])
+    return contract("...ki,...io->...ko", rows, matrix)[..., 0, :]
