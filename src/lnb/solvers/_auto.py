@@ -40,7 +40,7 @@ class Auto(SolverChoice):
             cheap, and are updated at every step.
         decay: of the moving averages, for one step.
         sample_fraction: the fraction of a batch that statistics are taken of; more where that leaves fewer than 4
-            samples for each direction, which are i for a Gram matrix and `rank` otherwise.
+            samples for each direction, which are i for a Gram matrix and `rank` otherwise. Tied weights take all.
         rank: number of leading directions where the Gram matrix is too expensive.
         budget: for the exact solution, as a fraction of the operations of the neuron's own forward and backward pass.
             A more expensive one is chosen only if leading directions cost no less.
@@ -77,7 +77,7 @@ class Auto(SolverChoice):
         assert neuron.features is not None
         metric: Any = metric_of(neuron.features)
         shared: Any = {"decay": self.decay, "ridge": self.min_ridge, "ridge_unit": "mean variance"}
-        exact = Cholesky(self.update_period, **shared, sample_fraction=self.sample_fraction)
+        exact = Cholesky(self.update_period, **shared)
         if metric.structure != "gram":
             return exact.choose(neuron)
         if metric.is_diagonal or self._is_cheap(exact, metric, neuron.outputs):
