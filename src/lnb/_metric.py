@@ -6,15 +6,13 @@ A metric is a value: what the forward pass recorded, and how M follows from it. 
     "tied"     M v = (n_1 M_1 V + n_2 V M_2) / n, for a weight that is used both as W and as W^T
     "general"  M is known by its products alone
 
-All arrays of M are of features as the network computed them, without a ridge. Axis letters: g groups, n samples,
-i inputs (features), o outputs.
+None has a ridge. Axis letters: g groups, n samples, i inputs (features), o outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import jax
@@ -24,43 +22,36 @@ from lnb._equations import EquationFeatureSet
 from lnb._feature_sets import FeatureSet, TiedFeatureSet
 
 AnyFeatureSet = FeatureSet | TiedFeatureSet | EquationFeatureSet
-
 Structure = Literal["gram", "tied", "general"]
 
 
+@dataclass(frozen=True)
 class Metric:
     """The metric of a neuron in one batch.
 
-    Neurons that read the same features have the same metric, whatever their outputs. A metric without arrays has sizes
-    only: solvers get one where they make room for their statistics. Metrics are pytrees.
+    Neurons that read the same features have equal metrics, whatever their outputs. A metric without arrays has sizes
+    only: solvers get one when they make room for their statistics. Metrics are pytrees whose leaves are `arrays`.
 
-    A subclass says its structure, its sizes and its product. A metric of structure "gram" gives moments, a Gram matrix
-    and the count of its samples too, and a "tied" one its two sides.
+    Fields:
+        structure: "gram", "tied" or "general". A metric of structure "gram" has the methods of `GramMetric` too, and a
+            "tied" one those of `TiedMetric`.
+        groups, inputs: g, and i without the bias.
+        has_bias: whether the last row of packed parameters V [g, i(+1), o] is a bias.
+        samples: n, if every region of the network ran.
+        is_comparable: whether the metrics of layers that are alike are equal but for their arrays, so that solvers are
+            traced once for all of them.
+        features: where M follows from.
+        arrays: what the forward pass recorded.
     """
 
-    structure: Structure = "general"
-    has_equals: bool = True
-    """Whether metrics of layers that are alike are equal but for their arrays: they are traced once then."""
-
-    @property
-    def groups(self) -> int:
-        """g."""
-        raise NotImplementedError
-
-    @property
-    def inputs(self) -> int:
-        """i, without the bias."""
-        raise NotImplementedError
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether the last row of packed parameters V [g, i(+1), o] is a bias."""
-        raise NotImplementedError
-
-    @property
-    def samples(self) -> int:
-        """n, if every region of the network ran."""
-        raise NotImplementedError
+    structure: Structure
+    groups: int
+    inputs: int
+    has_bias: bool
+    samples: int
+    is_comparable: bool
+    features: Any
+    arrays: tuple[Array, ...] = ()
 
     def product(self, vector: Array) -> Array:
         """M v of eq. (11), without forming M.
@@ -68,48 +59,17 @@ class Metric:
         Args:
             vector: V [g, i(+1), o].
         """
-        raise NotImplementedError
-
-
-_PYTREE = partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["features"])
-
-
-@dataclass(frozen=True)
-class FeatureMetric(Metric):
-    """A metric that follows from a feature set and the arrays that it reads."""
-
-    features: AnyFeatureSet
-    arrays: tuple[Array, ...] = ()
-
-    @property
-    def groups(self) -> int:
-        """g."""
-        return self.features.groups
-
-    @property
-    def inputs(self) -> int:
-        """i, without the bias."""
-        return self.features.inputs
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether the last row of packed parameters V [g, i(+1), o] is a bias."""
-        return self.features.has_bias
-
-    @property
-    def samples(self) -> int:
-        """n, if every region of the network ran."""
-        return self.features.samples
-
-    def product(self, vector: Array) -> Array:
-        """M v of eq. (11) for V [g, i(+1), o], without forming M."""
         return self.features.product(self.arrays, vector)
 
 
-@_PYTREE
 @dataclass(frozen=True)
-class GramMetric(FeatureMetric):
+class GramMetric(Metric):
     """A metric of structure "gram": the second moments of a neuron's features.
+
+    Fields:
+        is_diagonal: whether the Gram matrix is diagonal: that of a lookup is, and that of a single feature.
+        is_lookup: whether the features are one-hot, so that each direction has samples of its own.
+        bias_share: E[c^2] of the bias's feature c, the fraction of the samples that the bias is added to; 1 without.
 
     >>> import jax.numpy as jnp, lnb
     >>> neurons = lnb.find_neurons(lambda w, x: jnp.sum(x @ w), jnp.ones((1, 2)), jnp.ones((2, 1)))
@@ -119,29 +79,14 @@ class GramMetric(FeatureMetric):
     ([[3.0]], [[10.0]])
     """
 
-    features: FeatureSet
-
-    structure = "gram"
+    is_diagonal: bool = False
+    is_lookup: bool = False
+    bias_share: float = 1.0
 
     @property
     def sample_rank(self) -> int:
         """The number of axes that the samples come from: 1 for examples, more for positions and pixels."""
         return self.features.sample_rank
-
-    @property
-    def is_diagonal(self) -> bool:
-        """Whether the Gram matrix is diagonal: that of a lookup is, and that of a single feature."""
-        return self.features.has_diagonal_gram
-
-    @property
-    def is_lookup(self) -> bool:
-        """Whether the features are one-hot: each direction then has samples of its own."""
-        return self.features.is_diagonal
-
-    @property
-    def bias_share(self) -> float:
-        """E[c^2] of the bias's feature c: the fraction of the samples that the bias is added to; 1 without a bias."""
-        return self.features.bias_share
 
     def moments(self) -> tuple[Array, Array]:
         """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7).
@@ -151,7 +96,7 @@ class GramMetric(FeatureMetric):
         return self.features.moments(self.arrays)
 
     def gram(self) -> tuple[Array, Array]:
-        """E[x x^T] [g, i, i], or its diagonal [g, i] where `is_diagonal`, and mu [g, i]."""
+        """E[x x^T] [g, i, i], or its diagonal [g, i] where `is_diagonal`; and mu [g, i]."""
         gram, mean = self.features.gram(self.arrays)
         return (gram.reshape(mean.shape) if self.is_diagonal else gram), mean
 
@@ -162,30 +107,25 @@ class GramMetric(FeatureMetric):
     def subsample(self, fraction: float) -> GramMetric:
         """The metric of at least this fraction of the samples, every k-th."""
         features, arrays = self.features.thin(self.arrays, fraction)
-        return replace(self, features=features, arrays=tuple(arrays))
+        return self if features is self.features else _gram_metric(features, tuple(arrays))
 
     def of_samples(self, count: int) -> GramMetric:
         """The metric's sizes for this number of samples, without arrays."""
-        return replace(self, features=self.features.of_samples(count), arrays=())
+        return _gram_metric(self.features.of_samples(count))
 
 
-@_PYTREE
 @dataclass(frozen=True)
-class TiedMetric(FeatureMetric):
+class TiedMetric(Metric):
     """A metric of structure "tied": that of a weight used as W [i, o] and as W^T, an embedding and the head tied to it.
 
     Packed parameters V are [1, i(+1), o(+1)]. The first use's bias is the last row, the second's is the last column,
-    and the corner is zero.
+    and the corner is zero. `inputs` and `has_bias` are the first use's.
     """
-
-    features: TiedFeatureSet
-
-    structure = "tied"
 
     @property
     def sides(self) -> tuple[GramMetric, GramMetric]:
         """The metrics M_1 and M_2 of the two uses, as if they were neurons of their own."""
-        return GramMetric(self.features.first, self.arrays), GramMetric(self.features.second, self.arrays)
+        return _gram_metric(self.features.first, self.arrays), _gram_metric(self.features.second, self.arrays)
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -193,20 +133,20 @@ class TiedMetric(FeatureMetric):
         return self.features.shares
 
 
-@_PYTREE
 @dataclass(frozen=True)
-class JacobianMetric(FeatureMetric):
+class GeneralMetric(Metric):
     """A metric of structure "general": products come from the VJP of the JVP of the neuron's equations.
 
-    Packed parameters V are [1, i, 1], one after the other.
+    Packed parameters V are [1, i, 1], one parameter after the other.
     """
 
-    features: EquationFeatureSet
 
-    has_equals = False
+for _kind in (GramMetric, TiedMetric, GeneralMetric):
+    _static = [field.name for field in fields(_kind) if field.name != "arrays"]
+    jax.tree_util.register_dataclass(_kind, data_fields=["arrays"], meta_fields=_static)
 
 
-def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = ()) -> Metric:
+def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = ()) -> Any:
     """The metric of a feature set.
 
     Args:
@@ -214,10 +154,30 @@ def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = ()) -> Metric:
         arrays: the arrays of that batch's `Features`; without them the metric has sizes only.
     """
     if isinstance(features, EquationFeatureSet):
-        return JacobianMetric(features, tuple(arrays))
+        sizes = features.groups, features.inputs, features.has_bias, features.samples
+        return GeneralMetric("general", *sizes, False, features, tuple(arrays))
     if arrays:
         # The features of layers that are alike are equal once their arrays are numbered alike.
         places = sorted({place for reading in features.readings for place in reading.places})
         features = features.moved({place: k for k, place in enumerate(places)})
         arrays = [arrays[place] for place in places]
-    return (TiedMetric if isinstance(features, TiedFeatureSet) else GramMetric)(features, tuple(arrays))  # pyright: ignore[reportArgumentType]
+    if isinstance(features, TiedFeatureSet):
+        sizes = features.groups, features.inputs, features.has_bias, features.samples
+        return TiedMetric("tied", *sizes, True, features, tuple(arrays))
+    return _gram_metric(features, tuple(arrays))
+
+
+def _gram_metric(features: FeatureSet, arrays: tuple[Array, ...] = ()) -> GramMetric:
+    return GramMetric(
+        "gram",
+        features.groups,
+        features.inputs,
+        features.has_bias,
+        features.samples,
+        True,
+        features,
+        arrays,
+        features.has_diagonal_gram,
+        features.is_diagonal,
+        features.bias_share,
+    )

@@ -17,9 +17,8 @@ from jax import Array
 from lnb._checks import check_number
 from lnb._explicit_axes import with_automatic_axes
 from lnb._neuron import Features, Neuron
-from lnb._neurons import Neurons, identity_parts, sum_parts
-from lnb._numerics import split_bias, statistics_dtype
-from lnb._refresh import RefreshSchedule
+from lnb._neurons import Neurons, identity_masks, identity_parts, sum_parts
+from lnb._numerics import as_statistics, statistics_dtype
 from lnb._solve_groups import SolveGroup, plan_groups
 from lnb.solvers import Auto
 from lnb.solvers._assignment import AnySolverChoice
@@ -139,7 +138,7 @@ def _algorithm_2(
     nesterov: bool,
     scaling: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Algorithm 2 in the type of statistics; `scaling` follows line 14."""
+    """Algorithm 2; `scaling` follows line 14."""
     import optax
 
     if not isinstance(neurons, Neurons):
@@ -148,41 +147,70 @@ def _algorithm_2(
         raise TypeError(
             f"`step` must be a step rule such as `lnb.Spectral()`, `lnb.Norm()` or `lnb.Polyak()`, got {step!r}."
         )
-    averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
-
-    @cache
-    def plan(trained: frozenset[int]) -> tuple[tuple[Neuron, ...], list[SolveGroup]]:
-        kept = neurons.without(frozenset(range(neurons.treedef.num_leaves)) - trained)
-        return kept, plan_groups(kept, neurons.sharing, solver)
-
+    algorithm = _Algorithm2(neurons, solver, step, gradient_decay, nesterov, scaling)
     # A solver that does not fit is refused here, not at the first update.
-    plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
+    algorithm.plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
+    return optax.GradientTransformationExtraArgs(algorithm.init, algorithm.update)
 
-    def own_part(tree: Any, argument: str) -> dict[int, Array]:
-        """The leaves that this optimizer trains: those that are neither masked nor ignored."""
-        leaves = enumerate(neurons.leaves_of(tree, argument))
-        return {k: leaf for k, leaf in leaves if leaf is not None and k not in neurons.ignored_leaves}
 
-    def as_tree(part: dict[int, Array]) -> Any:
-        leaves = [part.get(k, optax.MaskedNode()) for k in range(neurons.treedef.num_leaves)]
-        return jax.tree.unflatten(neurons.treedef, leaves)
+class _Plan(NamedTuple):
+    """The neurons of the leaves that an optimizer trains."""
 
-    def init(params: Any) -> LNBState:
-        part = _as_statistics(own_part(params, "params"))
-        groups = plan(frozenset(part))[1]
+    neurons: tuple[Neuron, ...]
+    groups: list[SolveGroup]
+    identity: dict[int, Any]  # the leaves with elements whose metric is the identity, see `identity_masks`
+
+
+class _Algorithm2:
+    """Algorithm 2 in the type of statistics. Leaves are known by their place in `params`."""
+
+    def __init__(
+        self,
+        neurons: Neurons,
+        solver: AnySolverChoice,
+        step: StepRule,
+        gradient_decay: float,
+        nesterov: bool,
+        scaling: optax.GradientTransformation,
+    ) -> None:
+        self.neurons = neurons
+        self.solver = solver
+        self.step = step
+        self.gradient_decay = gradient_decay
+        self.nesterov = nesterov
+        self.scaling = scaling
+        self.averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
+        self.plan = cache(self._plan)
+        self._layouts: dict[frozenset[int], Any] = {}  # of the state, by the leaves that are trained
+
+    def _plan(self, trained: frozenset[int]) -> _Plan:
+        kept = self.neurons.without(frozenset(range(self.neurons.treedef.num_leaves)) - trained)
+        groups = plan_groups(kept, self.neurons.sharing, self.solver)
+        return _Plan(kept, groups, identity_masks(kept, sorted(trained)))
+
+    def init(self, params: Any) -> LNBState:
+        """The state before the first step."""
+        return self._init(self._trained(self.neurons.leaves_of(params, "params")))
+
+    def _init(self, leaves: dict[int, Array]) -> LNBState:
+        trained, leaves = frozenset(leaves), as_statistics(leaves)
+        groups = self.plan(trained).groups
         statistics, warm_starts = zip(*(group.init() for group in groups), strict=True) if groups else ((), ())
-        return LNBState(
+        state = LNBState(
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
-            average=tuple(jnp.zeros_like(leaf) for leaf in part.values()) if averages else None,
+            average=tuple(jnp.zeros_like(leaf) for leaf in leaves.values()) if self.averages else None,
             refresh_offsets=tuple(jnp.asarray(group.offset, jnp.int32) for group in groups),
             statistics=statistics,
             warm_starts=warm_starts,
-            scaling=scaling.init(as_tree(part)),
+            scaling=self.scaling.init(self._tree(leaves)),
         )
+        self._layouts[trained] = _layout_of(state)
+        return state
 
     def update(
+        self,
         updates: Any,
         state: Any,
         params: Any = None,
@@ -191,42 +219,73 @@ def _algorithm_2(
         value: Any = None,
         **extra: Any,
     ) -> tuple[Any, LNBState]:
+        """The step for a batch, and the state after it."""
         del extra
-        neurons.check_features(features)
-        given = neurons.leaves_of(updates, "updates")
-        gradients = own_part(updates, "updates")
-        own = None if params is None else own_part(params, "params")
+        self.neurons.check_features(features)
+        given = self.neurons.leaves_of(updates, "updates")
+        own = None if params is None else self.neurons.leaves_of(params, "params")
+        gradients, own = self._trained(given), None if own is None else self._trained(own)
         if own is not None and own.keys() != gradients.keys():
             raise ValueError(
                 "`params` and `updates` are masked differently: give both to `update` as one mask has them."
             )
-        _check_state(state, jax.eval_shape(init, updates))
-        steps, state = with_automatic_axes(advance, gradients, state, own, features, value, like=(gradients, state))
+        self._check_state(state, gradients)
+        steps, state = with_automatic_axes(
+            self._advance, gradients, state, own, features, value, like=(gradients, state)
+        )
         leaves = [steps.get(k, leaf if leaf is None else jnp.zeros_like(leaf)) for k, leaf in enumerate(given)]
         present = [leaf for leaf in leaves if leaf is not None]
         return jax.tree.unflatten(jax.tree.structure(updates), present), state
 
-    def advance(
-        latest: dict[int, Array], state: LNBState, params: dict[int, Array] | None, features: Features, value: Any
+    def _trained(self, leaves: Sequence[Array | None]) -> dict[int, Array]:
+        """The leaves that this optimizer trains: those that are neither masked nor ignored."""
+        ignored = self.neurons.ignored_leaves
+        return {k: leaf for k, leaf in enumerate(leaves) if leaf is not None and k not in ignored}
+
+    def _tree(self, leaves: dict[int, Array]) -> Any:
+        """A tree like `params` of these leaves, the others masked."""
+        import optax
+
+        places = range(self.neurons.treedef.num_leaves)
+        return jax.tree.unflatten(self.neurons.treedef, [leaves.get(k, optax.MaskedNode()) for k in places])
+
+    def _check_state(self, state: Any, leaves: dict[int, Array]) -> None:
+        """Raise unless the state has the structure and shapes of this optimizer's."""
+        trained = frozenset(leaves)
+        if trained not in self._layouts:
+            jax.eval_shape(self._init, leaves)
+        if _layout_of(state) != self._layouts[trained]:
+            raise ValueError(
+                "`state` is of another optimizer: it was made for another network, or with another solver, decay or "
+                "mask. Make it with this optimizer's `init(params)`, and restore checkpoints into that."
+            )
+
+    def _advance(
+        self,
+        latest: dict[int, Array],
+        state: LNBState,
+        params: dict[int, Array] | None,
+        features: Features,
+        value: Any,
     ) -> tuple[dict[int, Array], LNBState]:
-        kept, groups = plan(frozenset(latest))
+        plan = self.plan(frozenset(latest))
         types = {k: leaf.dtype for k, leaf in latest.items()}
-        gradients = latest = _as_statistics(latest)
-        average = None
-        if averages:
-            of_leaves = tuple(latest.values())
-            ahead, average = _look_ahead(of_leaves, state.average, state.step, gradient_decay, nesterov)
+        latest, own = as_statistics((latest, params))
+        gradients, average = latest, None
+        if self.averages:
+            leaves = tuple(latest.values())
+            ahead, average = _look_ahead(leaves, state.average, state.step, self.gradient_decay, self.nesterov)
             gradients = dict(zip(latest, ahead, strict=True))
-        finite = _is_finite(kept, latest)
-        solved = _solve(kept, groups, gradients, features, state, finite, step)
+        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step)
         unscaled, finite = solved.steps, solved.finite
-        factor = step.whole(solved.squared_norm, value)
+        factor = self.step.whole(solved.squared_norm, value)
         if factor is not None:
             unscaled = {k: leaf * factor.astype(leaf.dtype) for k, leaf in unscaled.items()}
             finite = finite & jnp.isfinite(factor)
-        finite = fusion_barrier(finite)
-        own = None if params is None else as_tree(_as_statistics(params))
-        stepped, scaled = scaling.update(as_tree(unscaled), state.scaling, own)
+        # A branch, which no fusion crosses (docs/notes.md).
+        finite = jax.lax.cond(finite, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
+        own = None if own is None else self._tree(own)
+        stepped, scaled = self.scaling.update(self._tree(unscaled), state.scaling, own)
         in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
         instead = jnp.where(in_a_row > MOST_SKIPPED_IN_A_ROW, jnp.nan, 0)
         steps = {
@@ -249,20 +308,11 @@ def _algorithm_2(
         )
         return steps, new_state
 
-    return optax.GradientTransformationExtraArgs(init, update)
 
-
-def _check_state(state: Any, expected: Any) -> None:
-    """Raise unless the state is of the structure and shapes of this optimizer's."""
-    fits = jax.tree.structure(state) == jax.tree.structure(expected) and all(
-        jnp.shape(own) == other.shape
-        for own, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            "`state` is of another optimizer: it was made for another network, or with another solver, decay or mask. "
-            "Make it with this optimizer's `init(params)`, and restore checkpoints into that."
-        )
+def _layout_of(state: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """The structure and the shapes of a state."""
+    leaves, structure = jax.tree.flatten(state)
+    return structure, [jnp.shape(leaf) for leaf in leaves]
 
 
 def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nesterov: bool) -> tuple[Any, Any]:
@@ -293,14 +343,15 @@ def _correction(decay: float, count: Array) -> Array:
     return 1 / (1 - decay ** count.astype(float))
 
 
-def _is_finite(neurons: Sequence[Neuron], gradients: dict[int, Array]) -> Array:
-    """Whether all gradients are; a feature that is not leaves its weight's gradient not finite either."""
-    weights = [
-        split_bias(neuron.pack_leaves(gradients), neuron.has_bias)[0]
-        for neuron in neurons
-        if neuron.features is not None
-    ]
-    return all_finite([*weights, *identity_parts(neurons, gradients).values()])
+def _is_finite(plan: _Plan, gradients: dict[int, Array]) -> Array:
+    """Whether all gradients are finite; a feature that is not makes its weight's gradient not finite either.
+
+    An array is told by its sum, which any number that is not finite makes so.
+    """
+    arrays = list(identity_parts(plan.identity, gradients).values())
+    weights = [(n.pack_leaves(gradients), n.has_bias) for n in plan.neurons if n.features is not None]
+    arrays = [packed[:, :-1] if has_bias else packed for packed, has_bias in weights] + arrays
+    return reduce(jnp.logical_and, [jnp.isfinite(x.sum()) for x in arrays], jnp.ones((), bool))
 
 
 class _Solved(NamedTuple):
@@ -312,25 +363,18 @@ class _Solved(NamedTuple):
 
 
 def _solve(
-    neurons: Sequence[Neuron],
-    groups: Sequence[SolveGroup],
-    gradients: dict[int, Array],
-    features: Features,
-    state: LNBState,
-    finite: Array,
-    rule: StepRule,
+    plan: _Plan, gradients: dict[int, Array], features: Features, state: LNBState, finite: Array, rule: StepRule
 ) -> _Solved:
     """Solve for the directions of all leaves (Algorithm 2, lines 5 to 11), and take each neuron's step along its own.
 
     `finite` tells whether the batch's gradients are finite.
     """
     parts, squared_norms, statistics, warm_starts = [], [], [], []
-    for group, offset, old, starts in zip(
-        groups, state.refresh_offsets, state.statistics, state.warm_starts, strict=True
-    ):
+    rows = zip(plan.groups, state.refresh_offsets, state.statistics, state.warm_starts, strict=True)
+    for group, offset, old, starts in rows:
         own = [neuron.pack_leaves(gradients) for neuron in group.neurons]
         metric = group.metric(features)
-        updated = group.update(metric, old, RefreshSchedule(state.step, offset), finite)
+        updated = group.update(metric, old, state.step, offset, finite)
         solutions = group.solve(metric, updated, own, starts)
         statistics.append(updated)
         warm_starts.append(tuple(solution.warm_start for solution in solutions))
@@ -338,24 +382,10 @@ def _solve(
             step, squared_norm = rule.per_neuron(neuron, solution, gradient)
             parts.append(neuron.unpack_leaves(step))
             squared_norms.append(squared_norm)
-    identity = identity_parts(neurons, gradients)
+    identity = identity_parts(plan.identity, gradients)
     parts.append({leaf: rule.per_leaf(g) for leaf, g in identity.items()})
     squared_norms += [jnp.vdot(g, g)[None] for g in identity.values()]
     steps = sum_parts(parts, gradients)
     dtype = statistics_dtype(*(square.dtype for square in squared_norms))
     squared_norm = jnp.concatenate([square.astype(dtype) for square in squared_norms or [jnp.zeros(1)]]).sum()
     return _Solved(steps, tuple(statistics), tuple(warm_starts), squared_norm, finite & jnp.isfinite(squared_norm))
-
-
-def all_finite(arrays: Sequence[Array]) -> Array:
-    """Whether every number is finite. Each array is told by its sum, which one number that is not finite makes so."""
-    return reduce(jnp.logical_and, [jnp.isfinite(x.sum()) for x in arrays], jnp.ones((), bool))
-
-
-def fusion_barrier(condition: Array) -> Array:
-    """The same condition from a branch, which no fusion crosses (docs/notes.md)."""
-    return jax.lax.cond(condition, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
-
-
-def _as_statistics(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)

@@ -1,5 +1,8 @@
 """Solvers of M theta = g, one algorithm a file."""
 
+from lnb._metric import GramMetric as GramMetric
+from lnb._metric import Metric as Metric
+from lnb._metric import TiedMetric as TiedMetric
 from lnb.solvers._auto import Auto as Auto
 from lnb.solvers._cg import CG as CG
 from lnb.solvers._cholesky import Cholesky as Cholesky

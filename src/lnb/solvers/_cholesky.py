@@ -16,7 +16,7 @@ from jax import Array
 
 from lnb._checks import check_choice, check_count, check_fraction, check_range
 from lnb._metric import GramMetric
-from lnb._numerics import contract, inner, vector_matrix
+from lnb._numerics import contract, diagonal_of, inner, vector_matrix
 from lnb.solvers import _inverse
 from lnb.solvers._cg import CG
 from lnb.solvers._solver import Solution, Solver
@@ -93,28 +93,24 @@ class Cholesky(Solver):
 
     def update(self, metric: GramMetric, statistics: Gram, count: Array) -> Gram:
         """Take this batch into the averages, and invert them."""
-        weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
-        gram, mean = metric.subsample(self.sample_fraction).gram()
-        gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
         min_ridge = sampling_ridge_of(self.sampling_ridge, metric)
-        return Gram(gram, mean, self._invert(metric, gram, mean, min_ridge))
-
-    def _invert(self, metric: GramMetric, gram: Array, mean: Array, min_ridge: Array | None) -> Array:
-        diagonal = metric.is_diagonal
-        square = gram if diagonal else _inverse.diagonal_of(gram)  # chi
+        gram, mean = metric.subsample(self.sample_fraction).gram()
+        weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
+        gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
+        square = gram if metric.is_diagonal else diagonal_of(gram)  # chi
         # Rounding may leave a covariance without full rank slightly indefinite.
         floor = jnp.finfo(gram.dtype).eps * metric.inputs * square.mean(1, keepdims=True)
-        variance = square
+        covariance, variance = gram, square
         if metric.has_bias:
             center = metric.bias_share**0.5 * mean
             variance = square - jnp.square(center)
-            gram = variance if diagonal else gram - center[:, :, None] * center[:, None, :]
+            covariance = variance if metric.is_diagonal else gram - center[:, :, None] * center[:, None, :]
         ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge)
-        if diagonal:
-            shifted = jnp.maximum(gram, floor) + ridge
-            return 1 / jnp.where(shifted > 0, shifted, 1)
+        if metric.is_diagonal:
+            shifted = jnp.maximum(covariance, floor) + ridge
+            return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1))
         eye = jnp.eye(metric.inputs, dtype=gram.dtype)
-        return _inverse.inverse(gram + (floor + ridge)[:, :, None] * eye)
+        return Gram(gram, mean, _inverse.inverse(covariance + (floor + ridge)[:, :, None] * eye))
 
     def solve(self, metric: GramMetric, statistics: Gram, gradient: Array, warm_start: Any) -> Solution:
         """One product with the inverse."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lnb._numerics import contract
+from lnb._numerics import contract, diagonal_of
 
 _BLOCKS = (96, 32)  # how many columns are eliminated together
 _ROTATED = 96  # up to this size a rotated matrix is written faster than its blocks in place
@@ -30,12 +30,6 @@ def cholesky_inverse(matrix: Array) -> Array:
     eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
     lower = lax.linalg.triangular_solve(lax.linalg.cholesky(matrix), eye, left_side=True, lower=True)
     return contract("gki,gkj->gij", lower, lower)
-
-
-def diagonal_of(matrix: Array) -> Array:
-    """The diagonal [.., r] of A [.., r, r], read with a stride (docs/notes.md)."""
-    *lead, size, _ = matrix.shape
-    return matrix.reshape(*lead, -1)[..., :: size + 1]
 
 
 @jax.jit  # traced and lowered once for all layers

@@ -28,9 +28,9 @@ from jax import Array
 
 from lnb._checks import check_choice, check_count, check_fraction, check_range
 from lnb._metric import GramMetric
-from lnb._numerics import contract, vector_matrix
+from lnb._numerics import contract, diagonal_of, vector_matrix
 from lnb.solvers._cg import CG
-from lnb.solvers._inverse import diagonal_of, inverse_factor
+from lnb.solvers._inverse import inverse_factor
 from lnb.solvers._solver import Solution, Solver
 from lnb.solvers._statistics import (
     RIDGE_UNITS,

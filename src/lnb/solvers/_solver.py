@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from jax import Array
 
-from lnb._metric import Metric, metric_of
+from lnb._metric import metric_of
 from lnb._neuron import Neuron
 
 
@@ -49,7 +48,7 @@ class Solver(SolverChoice):
     update_period: int = 1
     """Steps from one `update` of the statistics to the next."""
 
-    def init(self, metric: Metric, dtype: Any) -> Any:
+    def init(self, metric: Any, dtype: Any) -> Any:
         """Make the statistics before the first batch.
 
         Args:
@@ -117,6 +116,7 @@ class Solver(SolverChoice):
         Raises:
             ValueError: this solver has none.
         """
+        assert neuron.features is not None
         structure = metric_of(neuron.features).structure
         solver = {"gram": self.for_gram, "tied": self.for_tied, "general": self.for_general}[structure]()
         if solver is None:
@@ -127,44 +127,3 @@ class Solver(SolverChoice):
                 f"`solver=lambda neuron: lnb.CG() if neuron.kind == {neuron.kind!r} else {name}(...)`."
             )
         return solver
-
-
-def split_settings(solver: Solver) -> tuple[Any, dict[str, Any]]:
-    """Part a solver's settings into a hashable key, which is compiled in, and the arrays, which may be traced.
-
-    Solvers whose keys are equal and whose arrays are the same do the same. A solver that has attributes which are not
-    hashable, or no `__dict__`, is known by its identity.
-    """
-    values = getattr(solver, "__dict__", None)
-    if values is None:
-        return _ByIdentity(solver), {}
-    arrays = {name: value for name, value in values.items() if isinstance(value, (Array, np.ndarray))}
-    key = (type(solver), tuple((name, value) for name, value in values.items() if name not in arrays))
-    try:
-        hash(key)
-    except TypeError:
-        return _ByIdentity(solver), {}
-    return key, arrays
-
-
-def join_settings(key: Any, arrays: dict[str, Any]) -> Solver:
-    """Make the solver of these settings."""
-    if isinstance(key, _ByIdentity):
-        return key.solver
-    kind, values = key
-    solver = object.__new__(kind)
-    vars(solver).update(dict(values), **arrays)
-    return solver
-
-
-class _ByIdentity:
-    """A solver that is equal to itself alone."""
-
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.solver is other.solver
-
-    def __hash__(self) -> int:
-        return id(self.solver)

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from lnb._neuron import Neuron
-from lnb._numerics import contract, inner, split_bias, vector_matrix
+from lnb._numerics import inner, split_bias, vector_matrix
 from lnb.solvers._solver import Solution
 from lnb.steps._step import StepRule
 
@@ -75,6 +76,9 @@ class Spectral(StepRule):
         table = gradient.reshape(1, -1, columns)
         return norm_step(table, inner(table, table)).reshape(gradient.shape)
 
+    def whole(self, squared_norm: Array, value: Any) -> None:
+        """None: each neuron has its own length."""
+
 
 @partial(jax.jit, static_argnames="bias")  # layers of one shape are traced once
 def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tuple[Array, Array]:
@@ -114,15 +118,15 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tupl
 
 def _step_from_the_left(direction: list[Array], gradient: list[Array]) -> tuple[list[Array], Array]:
     """(theta g^T)^-1/2 theta of theta and g [i(+1), o], and z []."""
-    root, squared_norm = _inverse_root(contract("io,jo->ij", *direction, *gradient))
-    return [contract("ij,jo->io", root, *direction)], squared_norm
+    root, squared_norm = _inverse_root(_einsum("io,jo->ij", *direction, *gradient))
+    return [_einsum("ij,jo->io", root, *direction)], squared_norm
 
 
 def _step_from_the_right(direction: list[Array], gradient: list[Array]) -> tuple[list[Array], Array]:
     """theta (theta^T g)^-1/2 of weights [i, o] and, if there are two arrays, a bias [1, o], and z []."""
-    products = [contract("io,ip->op", *pair) for pair in zip(direction, gradient, strict=True)]
+    products = [_einsum("io,ip->op", *pair) for pair in zip(direction, gradient, strict=True)]
     root, squared_norm = _inverse_root(reduce(jnp.add, products))
-    step = [contract("io,op->ip", p, root) if len(p) > 1 else vector_matrix(p[0], root)[None] for p in direction]
+    step = [_einsum("io,op->ip", p, root) if len(p) > 1 else vector_matrix(p[0], root)[None] for p in direction]
     return step, squared_norm
 
 
