@@ -37,11 +37,11 @@ RESULTS = Path(__file__).parent / "results"
 
 LNB: dict[str, dict[str, Any]] = {
     "lnb auto": {},
-    "lnb auto, norm": {"step": "norm", "nesterov": False},
-    "lnb Diagonal": {"solver": lnb.Diagonal(relative=True, samples=0.25)},
-    "lnb LowRank(16)": {"solver": lnb.LowRank(16, relative=True, samples=0.25)},
-    "lnb Cholesky": {"solver": lnb.Cholesky(relative=True, samples=0.25)},
-    "lnb CG": {"solver": lnb.CG(), "step": "norm", "nesterov": False},  # the paper's
+    "lnb auto, norm": {"step": lnb.Norm(), "nesterov": False},
+    "lnb Diagonal": {"solver": lnb.Diagonal(ridge_unit="mean variance", sample_fraction=0.25)},
+    "lnb LowRank(16)": {"solver": lnb.LowRank(16, ridge_unit="mean variance", sample_fraction=0.25)},
+    "lnb Cholesky": {"solver": lnb.Cholesky(ridge_unit="mean variance", sample_fraction=0.25)},
+    "lnb CG": {"solver": lnb.CG(), "step": lnb.Norm(), "nesterov": False},  # the paper's
 }
 OPTIMIZERS = ("adam", "muon", *LNB)
 

@@ -121,10 +121,12 @@ def main() -> None:
     neurons = lnb.find_neurons(loss_fn, params, images[: settings.batch], labels[: settings.batch])
     solvers = {
         "auto": lnb.Auto(),
-        "low-rank": lnb.LowRank(ridge=ridge, relative=True, samples=0.25),
-        "cholesky": lnb.Cholesky(every=settings.every, ridge=ridge, relative=True, samples=0.25),
-        "diagonal": lnb.Diagonal(ridge=ridge, relative=True),
-        "cg": lnb.CG(ridge=ridge, relative=True),
+        "low-rank": lnb.LowRank(ridge=ridge, ridge_unit="mean variance", sample_fraction=0.25),
+        "cholesky": lnb.Cholesky(
+            update_period=settings.every, ridge=ridge, ridge_unit="mean variance", sample_fraction=0.25
+        ),
+        "diagonal": lnb.Diagonal(ridge=ridge, ridge_unit="mean variance"),
+        "cg": lnb.CG(ridge=ridge, ridge_unit="mean variance"),
     }
     if settings.optimizer in solvers:
         kind = {"step": settings.step, "nesterov": settings.step == "spectral"}

@@ -37,7 +37,7 @@ def test_the_step_holds_no_second_pass():
 
     x = jnp.ones((8, 5))
     neurons = lnb.find_neurons(loss_fn, params, x)
-    optimizer = lnb.lnb(neurons, 0.1, solver=lnb.Diagonal(), step="norm")
+    optimizer = lnb.lnb(neurons, 0.1, solver=lnb.Diagonal(), step=lnb.Norm())
 
     def step(params, state, x):
         _, grads, features = neurons.value_and_grad(params, x)

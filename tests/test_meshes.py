@@ -20,7 +20,7 @@ import lnb
 SOLVERS = {
     "auto": lnb.Auto(),
     "CG": lnb.CG(),
-    "Cholesky": lnb.Cholesky(every=3),
+    "Cholesky": lnb.Cholesky(update_period=3),
     "LowRank": lnb.LowRank(rank=3),
     "Diagonal": lnb.Diagonal(),
 }

@@ -41,7 +41,7 @@ def test_an_ignored_parameter_leaves_value_and_gradients_as_they_are():
     expected, expected_grads = jax.value_and_grad(loss_fn)(PARAMS, X)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), grads, expected_grads)
-    transform = lnb.scale_by_lnb(neurons, step="norm")
+    transform = lnb.scale_by_lnb(neurons, step=lnb.Norm())
     updates, _ = transform.update(grads, transform.init(PARAMS), PARAMS, features=features)
     np.testing.assert_array_equal(updates["first"]["weight"], 0)
     np.testing.assert_array_equal(updates["scale"], 0)

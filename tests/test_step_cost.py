@@ -81,7 +81,7 @@ def adam_step(optimizer):
 def test_a_step_holds_no_second_pass():
     """With the diagonal, the products are Adam's and one a neuron, for its bias."""
     adam, adam_state = adam_step(optax.adam(1e-3))
-    step, state = boosting_step(lnb.Diagonal(), step="norm")
+    step, state = boosting_step(lnb.Diagonal(), step=lnb.Norm())
     passes = products(adam, PARAMS, adam_state, X)
     assert passes >= 3 * 2 * 5
     with_bias = 2 * 2
@@ -91,7 +91,7 @@ def test_a_step_holds_no_second_pass():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="kernels are counted as the CPU's compiler forms them")
 @pytest.mark.parametrize(
     ("solver", "width"),
-    [(lnb.Auto(), 8), (lnb.LowRank(4), 8), (lnb.Diagonal(), 8), (lnb.Cholesky(every=10), 128)],
+    [(lnb.Auto(), 8), (lnb.LowRank(4), 8), (lnb.Diagonal(), 8), (lnb.Cholesky(update_period=10), 128)],
     ids=["auto", "LowRank", "Diagonal", "Cholesky"],
 )
 def test_layers_of_one_shape_share_their_kernels(solver, width):

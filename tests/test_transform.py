@@ -61,7 +61,7 @@ def arrays(layers):
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ALGORITHM_2 = {"step": "norm", "nesterov": False}
+ALGORITHM_2 = {"step": lnb.Norm(), "nesterov": False}
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -109,14 +109,14 @@ def exact_direction(layers, x, labels, ridge):
     return directions, z
 
 
-@pytest.mark.parametrize("solver", [lnb.Cholesky(every=1, decay=0.0, ridge=0.1), lnb.CG(steps=40, ridge=0.1)])
+@pytest.mark.parametrize("solver", [lnb.Cholesky(update_period=1, decay=0.0, ridge=0.1), lnb.CG(steps=40, ridge=0.1)])
 def test_algorithm_1_is_the_exact_solution(x64, solver):
     layers = network(1)
     x, labels = batch(3)
     directions, z = exact_direction(layers, x, labels, 0.1)
     params = arrays(layers)
     neurons = lnb.find_neurons(loss_fn, params, x, labels)
-    optimizer = lnb.lnb(neurons, 0.7, solver=solver, step="norm", gradient_decay=0.0, weight_decay=0.0, min_norm=1e-6)
+    optimizer = lnb.lnb(neurons, 0.7, solver=solver, step=lnb.Norm(1e-6), gradient_decay=0.0, weight_decay=0.0)
     _, grads, features = neurons.value_and_grad(params, x, labels)
     updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params, features=features)
     for got, wanted in zip(jax.tree.leaves(updates), jax.tree.leaves(directions), strict=True):
@@ -145,8 +145,8 @@ def test_a_step_is_a_gradient_step_on_whitened_inputs(x64):
 
     params = arrays((weight, bias))
     neurons = lnb.find_neurons(loss, params, x)
-    solver = lnb.Cholesky(every=1, decay=0.0, ridge=0.0)
-    transform = lnb.scale_by_lnb(neurons, solver=solver, step="norm", min_norm=1e-9)
+    solver = lnb.Cholesky(update_period=1, decay=0.0, ridge=0.0)
+    transform = lnb.scale_by_lnb(neurons, solver=solver, step=lnb.Norm(1e-9))
     _, grads, features = neurons.value_and_grad(params, x)
     updates, _ = jax.jit(transform.update)(grads, transform.init(params), params, features=features)
     length = np.sqrt(sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(gradient)))
@@ -154,16 +154,16 @@ def test_a_step_is_a_gradient_step_on_whitened_inputs(x64):
     np.testing.assert_allclose(x @ moved[0] + moved[1], expected, atol=1e-8)
 
 
-@pytest.mark.parametrize(("kind", "learning_rate"), [("norm", 0.1), ("spectral", 0.02)])
-def test_affine_change_of_the_inputs_changes_nothing(x64, kind, learning_rate):
+@pytest.mark.parametrize(("rule", "learning_rate"), [(lnb.Norm(), 0.1), (lnb.Spectral(), 0.02)])
+def test_affine_change_of_the_inputs_changes_nothing(x64, rule, learning_rate):
     scale, shift = np.array([0.01, 3.0, -0.5, 10.0, 1.0, 0.2]), np.array([5.0, -2.0, 0.0, 1.0, 30.0, -1.0])
 
     def train(layers, change):
         params = arrays(layers)
         x, labels = batch(0, 200)
         neurons = lnb.find_neurons(loss_fn, params, change(x), labels)
-        solver = lnb.Cholesky(every=1, decay=0.5, ridge=0.0)
-        optimizer = lnb.lnb(neurons, learning_rate, solver=solver, step=kind, weight_decay=0.0)
+        solver = lnb.Cholesky(update_period=1, decay=0.5, ridge=0.0)
+        optimizer = lnb.lnb(neurons, learning_rate, solver=solver, step=rule, weight_decay=0.0)
         step, state = trainer(optimizer, neurons), optimizer.init(params)
         for k in range(20):
             x, labels = batch(k, 200)
@@ -178,7 +178,7 @@ def test_affine_change_of_the_inputs_changes_nothing(x64, kind, learning_rate):
     np.testing.assert_allclose(train(changed, lambda x: x * scale + shift), plain, atol=1e-6)
 
 
-SOLVERS = [lnb.CG(), lnb.Cholesky(every=2), lnb.Diagonal()]
+SOLVERS = [lnb.CG(), lnb.Cholesky(update_period=2), lnb.Diagonal()]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
@@ -216,16 +216,16 @@ def test_chain_schedules_hyperparameters_and_accumulation(standard_promotion):
         return jax.jit(optimizer.update)(grads, optimizer.init(params), params, features=features)[0]
 
     injected = optax.inject_hyperparams(lnb.lnb, static_args=("neurons", "solver"))
-    plain = first_update(lnb.lnb(neurons, 0.5, step="norm"))
+    plain = first_update(lnb.lnb(neurons, 0.5, step=lnb.Norm()))
     for optimizer in (
-        optax.chain(optax.clip_by_global_norm(1e6), lnb.lnb(neurons, 0.5, step="norm")),
-        lnb.lnb(neurons, optax.constant_schedule(0.5), step="norm"),
-        injected(neurons=neurons, learning_rate=0.5, step="norm"),
-        optax.MultiSteps(lnb.lnb(neurons, 0.5, step="norm"), 1).gradient_transformation(),
+        optax.chain(optax.clip_by_global_norm(1e6), lnb.lnb(neurons, 0.5, step=lnb.Norm())),
+        lnb.lnb(neurons, optax.constant_schedule(0.5), step=lnb.Norm()),
+        injected(neurons=neurons, learning_rate=0.5, step=lnb.Norm()),
+        optax.MultiSteps(lnb.lnb(neurons, 0.5, step=lnb.Norm()), 1).gradient_transformation(),
     ):
         for got, wanted in zip(jax.tree.leaves(first_update(optimizer)), jax.tree.leaves(plain), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
-    twice = optax.MultiSteps(lnb.lnb(neurons, 0.5, step="norm"), 2).gradient_transformation()
+    twice = optax.MultiSteps(lnb.lnb(neurons, 0.5, step=lnb.Norm()), 2).gradient_transformation()
     state = twice.init(params)
     update = jax.jit(twice.update)
     updates, state = update(grads, state, params, features=features)
@@ -313,8 +313,7 @@ def test_polyak_needs_the_loss_and_reaches_zero_of_a_quadratic(x64):
         solver=lnb.Cholesky(1, 0.0, 0.0),
         gradient_decay=0.0,
         weight_decay=0.0,
-        min_norm=1e-9,
-        step="polyak",
+        step=lnb.Polyak(min_norm=1e-9),
     )
     value, grads, features = neurons.value_and_grad(params, x)
     with pytest.raises(ValueError, match="`value` is missing"):
@@ -344,13 +343,16 @@ def test_bad_input_is_refused_in_words():
         (lambda: lnb.find_neurons(lambda p: 0.0, {}), ValueError, "no leaves"),
         (lambda: lnb.CG(ridge=-1.0), ValueError, "`ridge` of CG"),
         (lambda: lnb.CG(steps=0), ValueError, "`steps` of CG"),
-        (lambda: lnb.Cholesky(every=0), ValueError, "`every` of Cholesky"),
+        (lambda: lnb.Cholesky(update_period=0), ValueError, "`update_period` of Cholesky"),
         (lambda: lnb.Cholesky(decay=1.0), ValueError, "`decay` of Cholesky"),
         (lambda: lnb.Diagonal(shrinkage=1.5), ValueError, "`shrinkage` of Diagonal"),
         (lambda: lnb.lnb(neurons, -0.1), ValueError, "`learning_rate`"),
         (lambda: lnb.lnb(neurons, 0.1, gradient_decay=1.0), ValueError, "`gradient_decay`"),
         (lambda: lnb.lnb(neurons, 0.1, solver="cg"), TypeError, "`solver`"),
-        (lambda: lnb.lnb(neurons, 0.1, step="other"), ValueError, "`step`"),
+        (lambda: lnb.lnb(neurons, 0.1, step="norm"), TypeError, "`step` must be a step rule .*got 'norm'"),
+        (lambda: lnb.scale_by_lnb(neurons, step=lnb.Norm), TypeError, "`step` must be a step rule"),
+        (lambda: lnb.lnb(neurons, 0.1, solver=lnb.CG), TypeError, "`solver` must be a solver .*the class CG"),
+        (lambda: lnb.lnb(neurons, 0.1, solver=lambda neuron: 3), TypeError, "got int for "),
         (lambda: lnb.lnb(loss_fn, 0.1), TypeError, "`neurons`"),
     ]
     for call, error, words in cases:

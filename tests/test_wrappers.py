@@ -265,7 +265,7 @@ def test_the_head_s_update_under_partition_is_adamw_s_own():
         params = optax.apply_updates(params, updates)
 
 
-@pytest.mark.parametrize("step", ["spectral", "norm"])
+@pytest.mark.parametrize("step", [lnb.Spectral(), lnb.Norm()])
 @pytest.mark.parametrize("ignore", [(), "['head']"])
 def test_masked_leaves_are_as_if_they_were_ignored(ignore, step):
     """The layers step as they do where the head is data, and nothing of the head is kept."""
@@ -350,7 +350,7 @@ def test_numbers_of_any_kind_are_checked_alike(kind):
         (lambda: lnb.lnb(NEURONS, kind(-0.1)), "`learning_rate` must be at least 0"),
         (lambda: lnb.lnb(NEURONS, kind(np.nan)), "`learning_rate` must be"),
         (lambda: lnb.lnb(NEURONS, 0.1, gradient_decay=kind(1.5)), r"`gradient_decay` must be in \[0, 1\)"),
-        (lambda: lnb.lnb(NEURONS, 0.1, min_norm=kind(-1.0)), "`min_norm` must be at least 0"),
+        (lambda: lnb.Norm(min_norm=kind(-1.0)), "`min_norm` of Norm must be at least 0"),
         (lambda: lnb.Cholesky(ridge=kind(-1.0)), "`ridge` of Cholesky must be at least 0"),
         (lambda: lnb.Auto(decay=kind(2.0)), "`decay` of Auto must be in"),
     ]
@@ -371,7 +371,7 @@ def test_what_is_no_number_is_refused(value):
 
 
 RIDGE_AND_DECAY = {
-    lnb.Auto: ("least_ridge", "decay"),
+    lnb.Auto: ("min_ridge", "decay"),
     lnb.Cholesky: ("ridge", "decay"),
     lnb.LowRank: ("ridge", "decay"),
     lnb.Diagonal: ("ridge", "mean_decay"),
@@ -400,7 +400,7 @@ def test_settings_may_be_traced_and_scheduled(make):
 # Micro-batches, and batches that are not finite
 
 
-@pytest.mark.parametrize("step", ["spectral", "norm"])
+@pytest.mark.parametrize("step", [lnb.Spectral(), lnb.Norm()])
 @pytest.mark.parametrize("solver", [lnb.CG(), lnb.Cholesky(), lnb.LowRank(2), lnb.Diagonal()])
 def test_joined_features_are_the_whole_batch_s(solver, step):
     optimizer = own(solver=solver, step=step)
@@ -417,7 +417,7 @@ def test_joined_features_are_the_whole_batch_s(solver, step):
 
 
 def test_multi_steps_takes_the_joined_features_of_its_micro_batches():
-    optimizer = own(solver=lnb.Cholesky(every=1))
+    optimizer = own(solver=lnb.Cholesky(update_period=1))
     halves = X[:16], X[16:]
     multi = optax.MultiSteps(optimizer, 2)
     state, read = multi.init(PARAMS), []

@@ -2,15 +2,20 @@
 
 from lnb._batch import Features as Features
 from lnb._batch import join_features as join_features
+from lnb._metric import Metric as Metric
 from lnb._neuron import Neuron as Neuron
 from lnb._neurons import Neurons as Neurons
 from lnb._neurons import find_neurons as find_neurons
-from lnb._solvers import CG as CG
-from lnb._solvers import Auto as Auto
-from lnb._solvers import Cholesky as Cholesky
-from lnb._solvers import Diagonal as Diagonal
-from lnb._solvers import LowRank as LowRank
-from lnb._solvers import Solver as Solver
-from lnb._solvers import auto as auto
 from lnb._transform import lnb as lnb
 from lnb._transform import scale_by_lnb as scale_by_lnb
+from lnb.solvers import CG as CG
+from lnb.solvers import Auto as Auto
+from lnb.solvers import Cholesky as Cholesky
+from lnb.solvers import Diagonal as Diagonal
+from lnb.solvers import LowRank as LowRank
+from lnb.solvers import Solution as Solution
+from lnb.solvers import Solver as Solver
+from lnb.steps import Norm as Norm
+from lnb.steps import Polyak as Polyak
+from lnb.steps import Spectral as Spectral
+from lnb.steps import StepRule as StepRule

@@ -14,8 +14,8 @@ def check_number(name: str, value: Any, low: float, high: float, *, closed: bool
     """Raise unless `value` is a real number in [low, high), or in [low, high] if `closed`.
 
     Raises:
-        TypeError: it is no number, or an array of several.
-        ValueError: it is out of the range, or not a number in the sense of NaN.
+        TypeError: it is not a number, or it is an array of several.
+        ValueError: it is out of the range, or NaN.
     """
     dtype = getattr(value, "dtype", np.asarray(value).dtype if isinstance(value, (int, float)) else None)
     is_number = dtype is not None and np.ndim(value) == 0 and not np.issubdtype(dtype, np.bool_)
@@ -27,3 +27,36 @@ def check_number(name: str, value: Any, low: float, high: float, *, closed: bool
     if not (low <= number < high or (closed and number == high)):
         bounds = f"at least {low:g}" if high == inf else f"in [{low:g}, {high:g}{']' if closed else ')'}"
         raise ValueError(f"{name} must be {bounds}, got {value!r}.")
+
+
+def check_range(owner: object, low: float, high: float, *names: str, closed: bool = False) -> None:
+    """`check_number` for these settings of an object."""
+    for name in names:
+        check_number(_name(owner, name), getattr(owner, name), low, high, closed=closed)
+
+
+def check_fraction(owner: object, *names: str) -> None:
+    """Raise unless these settings are Python numbers above 0 and at most 1."""
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise ValueError(f"{_name(owner, name)} must be above 0 and at most 1, got {value!r}.")
+
+
+def check_count(owner: object, *names: str) -> None:
+    """Raise unless these settings are whole numbers of at least 1."""
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{_name(owner, name)} must be a whole number of at least 1, got {value!r}.")
+
+
+def check_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
+    """Raise unless this setting is one of these words."""
+    value = getattr(owner, name)
+    if value not in choices:
+        raise ValueError(f"{_name(owner, name)} must be {' or '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _name(owner: object, setting: str) -> str:
+    return f"`{setting}` of {type(owner).__name__}"

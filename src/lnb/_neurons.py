@@ -126,7 +126,7 @@ class Neurons(Sequence[Neuron]):
         leaves = self._check_params(vectors, "vectors")
 
         def multiply(arrays: Sequence[Array], leaves: list[Array]) -> list[Array]:
-            parts = [identity_parts(self, dict(enumerate(leaves)))]
+            parts = [identity_parts(identity_masks(self, range(len(leaves))), dict(enumerate(leaves)))]
             for neuron, feature_set in zip(self, features.sets, strict=True):
                 if feature_set is not None:
                     parts.append(neuron.unpack_leaves(feature_set.product(arrays, neuron.pack_leaves(leaves))))
@@ -207,16 +207,20 @@ class Neurons(Sequence[Neuron]):
         return table(self, self.sharing, self.coverage, self.uncovered, self.ignored)
 
 
-def identity_parts(neurons: Sequence[Neuron], leaves: Mapping[int, Array]) -> dict[int, Array]:
-    """Of each leaf with elements whose metric is the identity, these, and zero for the others."""
-    parts = {}
-    for leaf, array in leaves.items():
-        masks = [n.covered(leaf) for n in neurons if n.features is not None and leaf in n.leaves]
-        partial = [mask for mask in masks if mask is not None]
-        if len(partial) < len(masks):
-            continue
-        parts[leaf] = jnp.where(np.logical_or.reduce(partial), 0, array) if partial else array
-    return parts
+def identity_masks(neurons: Sequence[Neuron], leaves: Iterable[int]) -> dict[int, np.ndarray | None]:
+    """Of these leaves, those with elements whose metric is the identity; and which elements are not, None for none."""
+    masks = {}
+    for leaf in leaves:
+        covered = [n.covered(leaf) for n in neurons if n.features is not None and leaf in n.leaves]
+        partial = [mask for mask in covered if mask is not None]
+        if len(partial) == len(covered):
+            masks[leaf] = np.logical_or.reduce(partial) if partial else None
+    return masks
+
+
+def identity_parts(masks: Mapping[int, np.ndarray | None], leaves: Mapping[int, Array]) -> dict[int, Array]:
+    """The leaves of `identity_masks`, zero where the metric is not the identity."""
+    return {k: leaves[k] if mask is None else jnp.where(mask, 0, leaves[k]) for k, mask in masks.items()}
 
 
 def sum_parts(parts: Sequence[Mapping[int, Array]], leaves: Iterable[int]) -> dict[int, Array]:

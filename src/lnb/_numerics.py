@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -12,6 +13,11 @@ from jax import Array, lax
 def statistics_dtype(*dtypes: Any) -> Any:
     """The type of statistics and solves: float32, or float64 where one of the types is."""
     return jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32
+
+
+def as_statistics(tree: Any) -> Any:
+    """The tree with each array in the type of statistics."""
+    return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)
 
 
 def contract(subscripts: str, *operands: Array) -> Array:
@@ -24,6 +30,12 @@ def gram_of(x: Array, weights: Array | None = None) -> tuple[Array, Array]:
     """X^T W X [g, i, i] and X^T w [g, i] of X [g, n, i] and weights [g or 1, n, 1], by default 1."""
     weighted = x if weights is None else x * weights.astype(x.dtype)
     return contract("gni,gnj->gij", weighted, x), weighted.sum(1)
+
+
+def diagonal_of(matrix: Array) -> Array:
+    """The diagonal [.., r] of A [.., r, r], read with a stride (docs/notes.md)."""
+    *lead, size, _ = matrix.shape
+    return matrix.reshape(*lead, -1)[..., :: size + 1]
 
 
 def split_bias(packed: Array, bias: bool) -> list[Array]:

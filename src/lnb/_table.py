@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lnb._metric import metric_of
 from lnb._neuron import Neuron
-from lnb._solvers import Auto, Solver
+from lnb.solvers import Auto, Solver
 
 _METRICS = {"embedding": "counts", "identity": "identity", "general": "from its equations", "tied": "two Gram"}
 
@@ -58,9 +59,9 @@ def table(
 
 def _operations(solver: Solver, neuron: Neuron, shared: bool) -> float:
     """Of a step, without the statistics where an earlier neuron pays for them."""
-    features: Any = neuron.features
-    update, solve = solver.operations(features, neuron.outputs)
-    return solve + (0.0 if shared else update / solver.every)
+    assert neuron.features is not None
+    update, solve = solver.flops(metric_of(neuron.features), neuron.outputs)
+    return solve + (0.0 if shared else update / solver.update_period)
 
 
 def _name(solver: Any) -> str:

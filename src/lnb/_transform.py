@@ -6,120 +6,106 @@ Optax is imported where an optimizer is made, since importing it takes longer th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, reduce
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from lnb._batch import Features
-from lnb._blocks import Block, Clock, SolverChoice, all_finite, own_step, plan_blocks, settled
 from lnb._checks import check_number
 from lnb._explicit_axes import with_automatic_axes
 from lnb._neuron import Neuron
-from lnb._neurons import Neurons, identity_parts, sum_parts
-from lnb._numerics import split_bias, statistics_dtype
-from lnb._solvers import Auto
-from lnb._spectral import norm_step_of_table
+from lnb._neurons import Neurons, identity_masks, identity_parts, sum_parts
+from lnb._numerics import as_statistics, statistics_dtype
+from lnb._solve_groups import SolveGroup, plan_groups
+from lnb.solvers import Auto
+from lnb.solvers._assignment import AnySolverChoice
+from lnb.steps import Spectral, StepRule
 
 if TYPE_CHECKING:
     import optax
 
-Step = Literal["norm", "polyak", "spectral"]
-
 MOST_SKIPPED_IN_A_ROW = 50
-"""After so many batches in a row that are not finite the updates are NaN, as with `optax.apply_if_finite`."""
+"""After so many batches in a row that are not finite, the updates are NaN, as with `optax.apply_if_finite`."""
 
 
 class LNBState(NamedTuple):
-    """State of `lnb` and of `scale_by_lnb`."""
+    """State of `lnb` and of `scale_by_lnb`. The tuples have one entry for each group of neurons that share features."""
 
-    step: Array  # steps taken, not counting those that were passed over
-    skipped: Array  # batches passed over, since they were not finite
+    step: Array  # steps taken, without those that were skipped
+    skipped: Array  # batches skipped because they were not finite
     skipped_in_a_row: Array  # of these, the last ones without a step between
-    average: Any  # of the gradient of each leaf trained, not yet corrected for its start at zero; None without
-    turns: tuple[Array, ...]  # of each block's `Clock`; compiled in, they would tell equal kernels apart
-    statistics: tuple[Any, ...]  # one entry for each block of neurons: the solver's averages
-    memory: tuple[Any, ...]  # one entry for each block of neurons: what its solver remembers of each
+    average: Any  # of each trained leaf's gradient, not yet corrected for its start at zero; None without
+    refresh_offsets: tuple[Array, ...]  # of each `RefreshSchedule`; as constants they would tell equal kernels apart
+    statistics: tuple[Any, ...]  # the solver's averages
+    warm_starts: tuple[Any, ...]  # each neuron's, a tuple for each group
     scaling: Any  # of weight decay and learning rate
 
 
 def scale_by_lnb(
-    neurons: Neurons, *, solver: SolverChoice = Auto(), step: Step = "spectral", min_norm: float = 1e-2
+    neurons: Neurons, *, solver: AnySolverChoice = Auto(), step: StepRule = Spectral()
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition the gradient by every neuron's metric, theta = M^-1 g, and give the direction its length.
 
-    With z = theta . g over all parameters together, and s the smaller side of a neuron's weights [i(+1), o]:
-
-        step        update
-        "spectral"  theta (theta^T M theta)^-1/2 of each neuron: the steepest step that moves its output by about 1
-                    along every direction; theta sqrt(s / (theta . g)), as long in the mean, where that would cost more
-                    than a quarter of the neuron's forward and backward pass
-        "norm"      theta / max(min_norm, sqrt(max(z, 0))): Algorithm 2, lines 6 to 14
-        "polyak"    theta loss / max(min_norm^2, z): to where a loss with minimum 0 would have it if it were linear
-                    (Polyak, 1987)
-
-    Parameters without a neuron have the identity metric; their "spectral" step, like that of a scale, has the length of
-    one of the second form.
+    Parameters without a neuron have the identity metric, so that theta = g.
 
     Args:
         neurons: from `lnb.find_neurons`.
-        solver: how M theta = g is solved, for all neurons, or a function that gives each neuron its solver; by
-            default `Auto()`. Weights used as W and as W^T are solved exactly with a solver's settings, and neurons
-            kept as their equations by `CG` with its ridge.
-        step: as above; "polyak" needs `update` to be given `value=loss` too.
-        min_norm: lower bound on sqrt(z), where it is used.
+        solver: how M theta = g is solved, for all neurons; or a function that gives each neuron its solver.
+        step: how far a step goes along theta, `lnb.Spectral()`, `lnb.Norm()` or `lnb.Polyak()`. With `lnb.Polyak()`
+            call `update` with `value=loss` too.
 
     Returns:
         A transformation whose `update(grads, state, params, features=features)` takes the features from
-        `neurons.value_and_grad`. A batch with a non-finite gradient or feature changes nothing but the state's
-        counts of skipped batches; after 50 in a row the updates are NaN. Leaves that are masked, or
-        ignored by the search, are left to whatever else trains them.
+        `neurons.value_and_grad`. A batch with a gradient or feature that is not finite changes nothing but the state's
+        counts of skipped batches; after 50 in a row the updates are NaN. Leaves that are masked, or ignored by the
+        search, are left to whatever else trains them.
 
     Raises:
-        TypeError, ValueError: an argument is not what it should be; at the update, `features` are missing or are not
+        TypeError: an argument is of the wrong type.
+        ValueError: the solver does not support a neuron's metric; at the update, `features` are missing or are not
             these neurons'.
 
-    Source: Algorithm 2 and section 3.4 of the paper; `lnb._spectral` for the spectral step.
+    Source: Algorithm 2 and section 3.4 of the paper; `lnb.Spectral` for the default step.
     """
     import optax
 
-    return _boosting(neurons, solver, step, min_norm, 0.0, False, optax.identity())
+    return _algorithm_2(neurons, solver, step, 0.0, False, optax.identity())
 
 
 def lnb(
     neurons: Neurons,
     learning_rate: optax.ScalarOrSchedule,
     *,
-    solver: SolverChoice = Auto(),
-    step: Step = "spectral",
+    solver: AnySolverChoice = Auto(),
+    step: StepRule = Spectral(),
     gradient_decay: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 1e-4,
-    min_norm: float = 1e-2,
 ) -> optax.GradientTransformationExtraArgs:
     """Online linear neuron boosting (Algorithm 2): train with each linear function's features whitened.
 
     A chain: moving average of the gradient, `scale_by_lnb`, decoupled weight decay (eq. 4, biases too), learning rate.
-    The paper's own settings are `solver=CG(), step="norm", nesterov=False`.
+    The paper's own settings are `solver=CG(), step=Norm(), nesterov=False`.
 
     Args:
         neurons: from `lnb.find_neurons`.
-        learning_rate: how far a step moves each neuron's output along every direction, about 0.02 to 0.05; with
-            `step="norm"` the length sqrt(epsilon) of a step of all neurons together, about 0.1 to 1; with "polyak" a
-            multiple, 1 for the textbook's. Or a schedule of it: a step of given length wants one that decays.
-        solver, step, min_norm: as in `scale_by_lnb`.
+        learning_rate: the length of a step, a number or a schedule; its meaning depends on `step`. For
+            `lnb.Spectral()` it is how far a step moves each neuron's output along every direction, about 0.02 to 0.05.
+            Steps of a given length need a rate that decays.
+        solver, step: as in `scale_by_lnb`.
         gradient_decay: of the moving average of the gradient, corrected for its start at zero; 0 for none.
-        nesterov: step along the average as it will be once the next gradient, taken to be like this one, is in it.
+        nesterov: step along the average as it will be after one more gradient like this one.
         weight_decay: rho of Algorithm 2; the parameters shrink by learning_rate * weight_decay a step.
 
     Returns:
         An optimizer: `init(params)`, then `update(grads, state, params, features=features)`.
 
     Raises:
-        TypeError, ValueError: as in `scale_by_lnb`.
+        TypeError, ValueError: as in `scale_by_lnb`, or a number is out of its range.
 
     Source: Algorithm 2 of the paper; Dozat (2016) for the form of Nesterov's look ahead.
 
@@ -142,61 +128,90 @@ def lnb(
     check_number("`gradient_decay`", gradient_decay, 0, 1)
     check_number("`weight_decay`", weight_decay, 0, inf)
     scaling = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
-    return _boosting(neurons, solver, step, min_norm, gradient_decay, nesterov, scaling)
+    return _algorithm_2(neurons, solver, step, gradient_decay, nesterov, scaling)
 
 
-def _boosting(
+def _algorithm_2(
     neurons: Neurons,
-    solver: SolverChoice,
-    step: Step,
-    min_norm: float,
+    solver: AnySolverChoice,
+    step: StepRule,
     gradient_decay: float,
     nesterov: bool,
     scaling: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Algorithm 2 in the type of statistics, `scaling` being what follows line 14."""
+    """Algorithm 2; `scaling` follows line 14."""
     import optax
 
     if not isinstance(neurons, Neurons):
         raise TypeError(f"`neurons` must come from `lnb.find_neurons`, got {type(neurons).__name__}.")
-    if step not in ("norm", "polyak", "spectral"):
-        raise ValueError(f"`step` must be 'norm', 'polyak' or 'spectral', got {step!r}.")
-    check_number("`min_norm`", min_norm, 0, inf)
-    averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
+    if not isinstance(step, StepRule):
+        raise TypeError(
+            f"`step` must be a step rule such as `lnb.Spectral()`, `lnb.Norm()` or `lnb.Polyak()`, got {step!r}."
+        )
+    algorithm = _Algorithm2(neurons, solver, step, gradient_decay, nesterov, scaling)
+    # A solver that does not fit is refused here, not at the first update.
+    algorithm.plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
+    return optax.GradientTransformationExtraArgs(algorithm.init, algorithm.update)
 
-    @cache
-    def plan(trained: frozenset[int]) -> tuple[tuple[Neuron, ...], list[Block]]:
-        kept = neurons.without(frozenset(range(neurons.treedef.num_leaves)) - trained)
-        return kept, plan_blocks(kept, neurons.sharing, solver)
 
-    # Wrong choices of a solver are refused here, not at the first update.
-    plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
+class _Plan(NamedTuple):
+    """The neurons of the leaves that an optimizer trains."""
 
-    def own_part(tree: Any, argument: str) -> dict[int, Array]:
-        """The leaves that this optimizer trains: those that are neither masked nor ignored."""
-        leaves = enumerate(neurons.leaves_of(tree, argument))
-        return {k: leaf for k, leaf in leaves if leaf is not None and k not in neurons.ignored_leaves}
+    neurons: tuple[Neuron, ...]
+    groups: list[SolveGroup]
+    identity: dict[int, Any]  # the leaves with elements whose metric is the identity, see `identity_masks`
 
-    def as_tree(part: dict[int, Array]) -> Any:
-        leaves = [part.get(k, optax.MaskedNode()) for k in range(neurons.treedef.num_leaves)]
-        return jax.tree.unflatten(neurons.treedef, leaves)
 
-    def init(params: Any) -> LNBState:
-        part = _as_statistics(own_part(params, "params"))
-        blocks = plan(frozenset(part))[1]
-        statistics, memory = zip(*(block.init() for block in blocks), strict=True) if blocks else ((), ())
-        return LNBState(
+class _Algorithm2:
+    """Algorithm 2 in the type of statistics. Leaves are known by their place in `params`."""
+
+    def __init__(
+        self,
+        neurons: Neurons,
+        solver: AnySolverChoice,
+        step: StepRule,
+        gradient_decay: float,
+        nesterov: bool,
+        scaling: optax.GradientTransformation,
+    ) -> None:
+        self.neurons = neurons
+        self.solver = solver
+        self.step = step
+        self.gradient_decay = gradient_decay
+        self.nesterov = nesterov
+        self.scaling = scaling
+        self.averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
+        self.plan = cache(self._plan)
+        self._layouts: dict[frozenset[int], Any] = {}  # of the state, by the leaves that are trained
+
+    def _plan(self, trained: frozenset[int]) -> _Plan:
+        kept = self.neurons.without(frozenset(range(self.neurons.treedef.num_leaves)) - trained)
+        groups = plan_groups(kept, self.neurons.sharing, self.solver)
+        return _Plan(kept, groups, identity_masks(kept, sorted(trained)))
+
+    def init(self, params: Any) -> LNBState:
+        """The state before the first step."""
+        return self._init(self._trained(self.neurons.leaves_of(params, "params")))
+
+    def _init(self, leaves: dict[int, Array]) -> LNBState:
+        trained, leaves = frozenset(leaves), as_statistics(leaves)
+        groups = self.plan(trained).groups
+        statistics, warm_starts = zip(*(group.init() for group in groups), strict=True) if groups else ((), ())
+        state = LNBState(
             step=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             skipped_in_a_row=jnp.zeros((), jnp.int32),
-            average=tuple(jnp.zeros_like(leaf) for leaf in part.values()) if averages else None,
-            turns=tuple(jnp.asarray(block.turn, jnp.int32) for block in blocks),
+            average=tuple(jnp.zeros_like(leaf) for leaf in leaves.values()) if self.averages else None,
+            refresh_offsets=tuple(jnp.asarray(group.offset, jnp.int32) for group in groups),
             statistics=statistics,
-            memory=memory,
-            scaling=scaling.init(as_tree(part)),
+            warm_starts=warm_starts,
+            scaling=self.scaling.init(self._tree(leaves)),
         )
+        self._layouts[trained] = _layout_of(state)
+        return state
 
     def update(
+        self,
         updates: Any,
         state: Any,
         params: Any = None,
@@ -205,43 +220,73 @@ def _boosting(
         value: Any = None,
         **extra: Any,
     ) -> tuple[Any, LNBState]:
+        """The step for a batch, and the state after it."""
         del extra
-        neurons.check_features(features)
-        given = neurons.leaves_of(updates, "updates")
-        gradients = own_part(updates, "updates")
-        own = None if params is None else own_part(params, "params")
+        self.neurons.check_features(features)
+        given = self.neurons.leaves_of(updates, "updates")
+        own = None if params is None else self.neurons.leaves_of(params, "params")
+        gradients, own = self._trained(given), None if own is None else self._trained(own)
         if own is not None and own.keys() != gradients.keys():
             raise ValueError(
                 "`params` and `updates` are masked differently: give both to `update` as one mask has them."
             )
-        _check_state(state, jax.eval_shape(init, updates))
-        steps, state = with_automatic_axes(advance, gradients, state, own, features, value, like=(gradients, state))
+        self._check_state(state, gradients)
+        steps, state = with_automatic_axes(
+            self._advance, gradients, state, own, features, value, like=(gradients, state)
+        )
         leaves = [steps.get(k, leaf if leaf is None else jnp.zeros_like(leaf)) for k, leaf in enumerate(given)]
         present = [leaf for leaf in leaves if leaf is not None]
         return jax.tree.unflatten(jax.tree.structure(updates), present), state
 
-    def advance(
-        latest: dict[int, Array], state: LNBState, params: dict[int, Array] | None, features: Features, value: Any
+    def _trained(self, leaves: Sequence[Array | None]) -> dict[int, Array]:
+        """The leaves that this optimizer trains: those that are neither masked nor ignored."""
+        ignored = self.neurons.ignored_leaves
+        return {k: leaf for k, leaf in enumerate(leaves) if leaf is not None and k not in ignored}
+
+    def _tree(self, leaves: dict[int, Array]) -> Any:
+        """A tree like `params` of these leaves, the others masked."""
+        import optax
+
+        places = range(self.neurons.treedef.num_leaves)
+        return jax.tree.unflatten(self.neurons.treedef, [leaves.get(k, optax.MaskedNode()) for k in places])
+
+    def _check_state(self, state: Any, leaves: dict[int, Array]) -> None:
+        """Raise unless the state has the structure and shapes of this optimizer's."""
+        trained = frozenset(leaves)
+        if trained not in self._layouts:
+            jax.eval_shape(self._init, leaves)
+        if _layout_of(state) != self._layouts[trained]:
+            raise ValueError(
+                "`state` is of another optimizer: it was made for another network, or with another solver, decay or "
+                "mask. Make it with this optimizer's `init(params)`, and restore checkpoints into that."
+            )
+
+    def _advance(
+        self,
+        latest: dict[int, Array],
+        state: LNBState,
+        params: dict[int, Array] | None,
+        features: Features,
+        value: Any,
     ) -> tuple[dict[int, Array], LNBState]:
-        kept, blocks = plan(frozenset(latest))
+        plan = self.plan(frozenset(latest))
         types = {k: leaf.dtype for k, leaf in latest.items()}
-        gradients = latest = _as_statistics(latest)
-        average = None
-        if averages:
-            of_leaves = tuple(latest.values())
-            ahead, average = _look_ahead(of_leaves, state.average, state.step, gradient_decay, nesterov)
+        latest, own = as_statistics((latest, params))
+        gradients, average = latest, None
+        if self.averages:
+            leaves = tuple(latest.values())
+            ahead, average = _look_ahead(leaves, state.average, state.step, self.gradient_decay, self.nesterov)
             gradients = dict(zip(latest, ahead, strict=True))
-        finite = _is_finite(kept, latest)
-        solved = _solve(kept, blocks, gradients, features, state, finite, step == "spectral")
-        directions, finite = solved.directions, solved.finite
-        if step != "spectral":
-            squared = solved.squared
-            factor = _norm_factor(squared, min_norm) if step == "norm" else _polyak_factor(squared, value, min_norm)
-            directions = {k: direction * factor.astype(direction.dtype) for k, direction in directions.items()}
+        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step)
+        unscaled, finite = solved.steps, solved.finite
+        factor = self.step.whole(solved.squared_norm, value)
+        if factor is not None:
+            unscaled = {k: leaf * factor.astype(leaf.dtype) for k, leaf in unscaled.items()}
             finite = finite & jnp.isfinite(factor)
-        finite = settled(finite)
-        own = None if params is None else as_tree(_as_statistics(params))
-        stepped, scaled = scaling.update(as_tree(directions), state.scaling, own)
+        # A branch, which no fusion crosses (docs/notes.md).
+        finite = jax.lax.cond(finite, lambda count: count, lambda count: count + 1, jnp.zeros((), jnp.int32)) == 0
+        own = None if own is None else self._tree(own)
+        stepped, scaled = self.scaling.update(self._tree(unscaled), state.scaling, own)
         in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
         instead = jnp.where(in_a_row > MOST_SKIPPED_IN_A_ROW, jnp.nan, 0)
         steps = {
@@ -257,34 +302,25 @@ def _boosting(
             skipped=state.skipped + jnp.where(finite, 0, 1),
             skipped_in_a_row=in_a_row,
             average=keep(average, state.average),
-            turns=state.turns,
+            refresh_offsets=state.refresh_offsets,
             statistics=solved.statistics,
-            memory=keep(solved.memory, state.memory),
+            warm_starts=keep(solved.warm_starts, state.warm_starts),
             scaling=keep(scaled, state.scaling),
         )
         return steps, new_state
 
-    return optax.GradientTransformationExtraArgs(init, update)
 
-
-def _check_state(state: Any, expected: Any) -> None:
-    """Raise unless the state is of the structure and shapes of this optimizer's."""
-    fits = jax.tree.structure(state) == jax.tree.structure(expected) and all(
-        jnp.shape(own) == other.shape
-        for own, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            "`state` is of another optimizer: it was made for another network, or with another solver, decay or mask. "
-            "Make it with this optimizer's `init(params)`, and restore checkpoints into that."
-        )
+def _layout_of(state: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """The structure and the shapes of a state."""
+    leaves, structure = jax.tree.flatten(state)
+    return structure, [jnp.shape(leaf) for leaf in leaves]
 
 
 def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nesterov: bool) -> tuple[Any, Any]:
-    """Algorithm 2, line 4: the corrected moving average, and the one to keep; with Nesterov's look ahead if so asked.
+    """Algorithm 2, line 4: the corrected moving average, with Nesterov's look ahead or without; and the one to keep.
 
-    As `optax.ema` has it, but under strict type promotion too. The average to keep is written in the other, so that
-    the gradient itself is not kept for it.
+    Like `optax.ema`, but under strict type promotion too. The average to keep follows from the corrected one, so that
+    no second copy of the gradient lives on for it.
     """
     now = _correction(decay, steps + 1)
     of_old, of_new = decay * now, (1 - decay) * now
@@ -304,75 +340,53 @@ def _look_ahead(gradient: Any, average: Any, steps: Array, decay: float, nestero
 
 
 def _correction(decay: float, count: Array) -> Array:
-    """What a moving average of `count` gradients is multiplied by for its start at zero."""
+    """The factor that corrects a moving average of `count` gradients for its start at zero."""
     return 1 / (1 - decay ** count.astype(float))
 
 
-def _is_finite(neurons: Sequence[Neuron], gradients: dict[int, Array]) -> Array:
-    """Whether all gradients are; a feature that is not leaves its weight's gradient not finite either."""
-    weights = [
-        split_bias(neuron.pack_leaves(gradients), neuron.has_bias)[0]
-        for neuron in neurons
-        if neuron.features is not None
-    ]
-    return all_finite([*weights, *identity_parts(neurons, gradients).values()])
+def _is_finite(plan: _Plan, gradients: dict[int, Array]) -> Array:
+    """Whether all gradients are finite; a feature that is not makes its weight's gradient not finite either.
+
+    An array is told by its sum, which any number that is not finite makes so.
+    """
+    arrays = list(identity_parts(plan.identity, gradients).values())
+    weights = [(n.pack_leaves(gradients), n.has_bias) for n in plan.neurons if n.features is not None]
+    arrays = [packed[:, :-1] if has_bias else packed for packed, has_bias in weights] + arrays
+    return reduce(jnp.logical_and, [jnp.isfinite(x.sum()) for x in arrays], jnp.ones((), bool))
 
 
 class _Solved(NamedTuple):
-    directions: dict[int, Array]  # by leaf
-    statistics: tuple[Any, ...]  # as they were, if the batch is not finite
-    memory: tuple[Any, ...]
-    squared: Array  # z = theta . g
-    finite: Array  # whether gradients and directions are
+    steps: dict[int, Array]  # by leaf
+    statistics: tuple[Any, ...]  # unchanged if the batch is not finite
+    warm_starts: tuple[Any, ...]
+    squared_norm: Array  # z = theta . g []
+    finite: Array  # whether gradients and z are finite
 
 
 def _solve(
-    neurons: Sequence[Neuron],
-    blocks: Sequence[Block],
-    gradients: dict[int, Array],
-    features: Features,
-    state: LNBState,
-    finite: Array,
-    spread_out: bool,
+    plan: _Plan, gradients: dict[int, Array], features: Features, state: LNBState, finite: Array, rule: StepRule
 ) -> _Solved:
-    """The directions of all leaves (Algorithm 2, lines 5 to 11), with `spread_out` each neuron's own step already.
+    """Solve for the directions of all leaves (Algorithm 2, lines 5 to 11), and take each neuron's step along its own.
 
-    `finite` tells whether the batch's gradients are.
+    `finite` tells whether the batch's gradients are finite.
     """
-    parts, squares, statistics, memory = [], [], [], []
-    for block, turn, old, remembered in zip(blocks, state.turns, state.statistics, state.memory, strict=True):
-        own = [neuron.pack_leaves(gradients) for neuron in block.neurons]
-        renewed = block.renew(features, old, Clock(state.step, turn), finite)
-        solutions = block.solve(features, renewed, own, remembered)
-        statistics.append(renewed)
-        memory.append(tuple(solution.memory for solution in solutions))
-        for neuron, solution, gradient in zip(block.neurons, solutions, own, strict=True):
-            direction, squared = own_step(neuron, solution, gradient) if spread_out else solution[:2]
-            parts.append(neuron.unpack_leaves(direction))
-            squares.append(squared)
-    identity = identity_parts(neurons, gradients)
-    parts.append({leaf: norm_step_of_table(g) if spread_out else g for leaf, g in identity.items()})
-    squares += [jnp.vdot(g, g)[None] for g in identity.values()]
-    directions = sum_parts(parts, gradients)
-    dtype = statistics_dtype(*(square.dtype for square in squares))
-    squared = jnp.concatenate([square.astype(dtype) for square in squares or [jnp.zeros(1)]]).sum()
-    return _Solved(directions, tuple(statistics), tuple(memory), squared, finite & jnp.isfinite(squared))
-
-
-def _norm_factor(squared: Array, min_norm: float) -> Array:
-    """1 / sqrt(z), and no more than 1 / min_norm."""
-    return 1 / jnp.maximum(min_norm, jnp.sqrt(jnp.maximum(squared, 0)))
-
-
-def _polyak_factor(squared: Array, value: Any, min_norm: float) -> Array:
-    """loss / z, the step to where a loss with minimum 0 would vanish if it were linear."""
-    if value is None:
-        raise ValueError(
-            '`value` is missing: with `step="polyak"`, call '
-            "`optimizer.update(grads, state, params, features=features, value=loss)`."
-        )
-    return jnp.asarray(value, squared.dtype) / jnp.maximum(min_norm**2, squared)
-
-
-def _as_statistics(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)
+    parts, squared_norms, statistics, warm_starts = [], [], [], []
+    rows = zip(plan.groups, state.refresh_offsets, state.statistics, state.warm_starts, strict=True)
+    for group, offset, old, starts in rows:
+        own = [neuron.pack_leaves(gradients) for neuron in group.neurons]
+        metric = group.metric(features)
+        updated = group.update(metric, old, state.step, offset, finite)
+        solutions = group.solve(metric, updated, own, starts)
+        statistics.append(updated)
+        warm_starts.append(tuple(solution.warm_start for solution in solutions))
+        for neuron, solution, gradient in zip(group.neurons, solutions, own, strict=True):
+            step, squared_norm = rule.per_neuron(neuron, solution, gradient)
+            parts.append(neuron.unpack_leaves(step))
+            squared_norms.append(squared_norm)
+    identity = identity_parts(plan.identity, gradients)
+    parts.append({leaf: rule.per_leaf(g) for leaf, g in identity.items()})
+    squared_norms += [jnp.vdot(g, g)[None] for g in identity.values()]
+    steps = sum_parts(parts, gradients)
+    dtype = statistics_dtype(*(square.dtype for square in squared_norms))
+    squared_norm = jnp.concatenate([square.astype(dtype) for square in squared_norms or [jnp.zeros(1)]]).sum()
+    return _Solved(steps, tuple(statistics), tuple(warm_starts), squared_norm, finite & jnp.isfinite(squared_norm))

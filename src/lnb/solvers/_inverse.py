@@ -1,10 +1,4 @@
-"""Inverses and factors of many matrices at once.
-
-On the CPU LAPACK is kept to small matrices. JAX calls SciPy's, whose BLAS has threads of its own that go on spinning
-for some 30 ms after a call that used them: where cores are few they take those from the steps that follow. And a batch
-of LAPACK calls runs on the threads that also run the rest of the program, and is waited for on one of these, so that
-two such batches at the same time wait for each other for good.
-"""
+"""Inverses and factors of many matrices at once. On the CPU, LAPACK is called for single small ones (docs/notes.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lnb._numerics import contract
+from lnb._numerics import contract, diagonal_of
 
 _BLOCKS = (96, 32)  # how many columns are eliminated together
 _ROTATED = 96  # up to this size a rotated matrix is written faster than its blocks in place
@@ -38,22 +32,16 @@ def cholesky_inverse(matrix: Array) -> Array:
     return contract("gki,gkj->gij", lower, lower)
 
 
-def diagonal_of(matrix: Array) -> Array:
-    """The diagonal [.., r] of A [.., r, r], read with a stride: XLA makes less of it than of a mask."""
-    *lead, size, _ = matrix.shape
-    return matrix.reshape(*lead, -1)[..., :: size + 1]
-
-
 @jax.jit  # traced and lowered once for all layers
 def inverse_factor(matrix: Array) -> Array:
-    """C^-1 of A = C C^T [g, r, r], with what rounding takes from a matrix without full rank added."""
+    """C^-1 of A + floor = C C^T [g, r, r]; the floor makes up for the rounding of a matrix without full rank."""
     size = matrix.shape[-1]
     eye = jnp.asarray(np.eye(size), matrix.dtype)
 
     def factor(a: Array) -> Array:
         floor = 10 * size * jnp.finfo(a.dtype).eps * diagonal_of(a).sum()
         shifted = a + jnp.where(floor > 0, floor, 1) * eye
-        # LAPACK takes columns first, as the rows of the transpose lie in memory already.
+        # LAPACK reads columns first, and the rows of the transpose lie in memory like that.
         lower = lax.linalg.cholesky(shifted.T, symmetrize_input=False)
         return lax.linalg.triangular_solve(lower, eye, left_side=True, lower=True)
 
@@ -68,8 +56,8 @@ def sweep_inverse(matrix: Array) -> Array:
 
         [[A_11, A_12], [A_12^T, A_22]]  ->  [[-P, P A_12], [(P A_12)^T, A_22 - A_12^T P A_12]]
 
-    for one block after the other leaves -A^-1. Wide blocks pass over the matrix less often, and are inverted by
-    narrower ones.
+    for one block after the other leaves -A^-1. Wide blocks need fewer passes over the matrix; their own inverses use
+    narrower blocks.
 
     >>> jnp.round(sweep_inverse(jnp.array([[[2.0, 1.0], [1.0, 1.0]]])), 5).tolist()
     [[[1.0, -1.0], [-1.0, 2.0]]]
@@ -89,11 +77,11 @@ def sweep_inverse(matrix: Array) -> Array:
 
 
 def _eliminate_first(matrix: Array, width: int) -> Array:
-    """One step of `sweep_inverse` for the first block, which goes to the end: next comes the one after it."""
+    """Eliminate the first block of `sweep_inverse` and move it to the end, so that the next block comes first."""
     pivot, row, rest = matrix[:, :width, :width], matrix[:, :width, width:], matrix[:, width:, width:]
     inverse, scaled = _scaled(pivot, row)
     rest, size = rest - _product(scaled, row), row.shape[2]
-    # Sums of padded arrays: XLA before and after JAX 0.11 makes one kernel of them, of concatenations only before.
+    # Sums of padded arrays become one kernel, unlike concatenations (docs/notes.md).
     first, last = (0, width, 0), (size, 0, 0)
     parts = (
         (rest, first, first),
@@ -106,10 +94,7 @@ def _eliminate_first(matrix: Array, width: int) -> Array:
 
 
 def _eliminate_at(matrix: Array, start: Array, width: int) -> Array:
-    """One step of `sweep_inverse` for the block that starts there, in place.
-
-    XLA compiles every concatenation that it does not fuse anew, and large ones it does not.
-    """
+    """Eliminate the block of `sweep_inverse` that starts there, in place (docs/notes.md)."""
     groups, size, _ = matrix.shape
     zero = jnp.zeros_like(start)
     rows, columns = (zero, start, zero), (zero, zero, start)

@@ -11,18 +11,20 @@ import pytest
 from cases import normal
 from hypothesis import given
 from hypothesis import strategies as st
+from lnb._refresh import RefreshSchedule
 
 import lnb
-from lnb._blocks import Clock, plan_blocks
-from lnb._moments import average, share_of_batch, solve_whitened
-from lnb._solvers import _factor
-from lnb._solvers._low_rank import inverse_with_leading
+from lnb._metric import metric_of
+from lnb._solve_groups import plan_groups
+from lnb.solvers import _inverse
+from lnb.solvers._low_rank import inverse_with_leading
+from lnb.solvers._statistics import ema_update, ema_weight, solve_whitened
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 EXACT = {
-    "Cholesky": lambda **options: lnb.Cholesky(every=1, decay=0.0, **options),
-    "LowRank": lambda **options: lnb.LowRank(rank=64, every=1, decay=0.0, **options),
+    "Cholesky": lambda **options: lnb.Cholesky(update_period=1, decay=0.0, **options),
+    "LowRank": lambda **options: lnb.LowRank(rank=64, update_period=1, decay=0.0, **options),
     "CG": lambda **options: lnb.CG(steps=60, **options),
 }
 # The low rank solution adds the root of the rounding error to what its factor leaves of the diagonal.
@@ -64,7 +66,7 @@ def evaluate(x, params=PARAMS):
 
 def direction(neurons, solver, grads, features, steps=1):
     """The direction after some steps on the same batch."""
-    return run(lnb.scale_by_lnb(neurons, solver=solver, step="norm", min_norm=1e-30), PARAMS, grads, features, steps)
+    return run(lnb.scale_by_lnb(neurons, solver=solver, step=lnb.Norm(1e-30)), PARAMS, grads, features, steps)
 
 
 def run(transform, params, grads, features, steps):
@@ -121,7 +123,7 @@ def test_a_use_without_the_bias_counts_for_the_weight_alone(x64, name):
     neurons = lnb.find_neurons(derivative_loss, params, jnp.asarray(normal(9, 2)))
     assert [(neuron.kind, neuron.samples) for neuron in neurons] == [("dense", 18)] * 2
     _, grads, features = neurons.value_and_grad(params, jnp.asarray(normal(9, 2)))
-    transform = lnb.scale_by_lnb(neurons, solver=EXACT[name](ridge=0.3), step="norm", min_norm=1e-30)
+    transform = lnb.scale_by_lnb(neurons, solver=EXACT[name](ridge=0.3), step=lnb.Norm(1e-30))
     updates = run(transform, params, grads, features, steps=3)
     on_weights = jax.tree.map(lambda update: (0.3 if update.ndim > 1 else 0.0) * update, updates)
     back = flat(neurons.metric_product(features, updates)) + flat(on_weights)
@@ -131,10 +133,10 @@ def test_a_use_without_the_bias_counts_for_the_weight_alone(x64, name):
 @pytest.mark.parametrize(
     "solver",
     [
-        lnb.Cholesky(relative=True),
-        lnb.LowRank(rank=2, relative=True),
-        lnb.Diagonal(relative=True),
-        lnb.CG(relative=True),
+        lnb.Cholesky(ridge_unit="mean variance"),
+        lnb.LowRank(rank=2, ridge_unit="mean variance"),
+        lnb.Diagonal(ridge_unit="mean variance"),
+        lnb.CG(ridge_unit="mean variance"),
         lnb.Auto(),
     ],
     ids=["Cholesky", "LowRank", "Diagonal", "CG", "auto"],
@@ -169,7 +171,10 @@ def test_low_rank_finds_the_leading_directions_over_steps(x64):
     _, grads, features = neurons.value_and_grad(params, x)
     errors = []
     exact = None
-    for solver, steps in ((lnb.Cholesky(every=1), 1), *((lnb.LowRank(rank=3, ridge=0.1), k) for k in (1, 2, 8))):
+    for solver, steps in (
+        (lnb.Cholesky(update_period=1), 1),
+        *((lnb.LowRank(rank=3, ridge=0.1), k) for k in (1, 2, 8)),
+    ):
         updates = run(lnb.scale_by_lnb(neurons, solver=solver), params, grads, features, steps)
         if exact is None:
             exact = flat(updates)
@@ -194,7 +199,7 @@ def test_low_rank_in_float32_sees_the_deviations_of_features_far_from_zero(x64):
         neurons = lnb.find_neurons(dense_loss, weights, batch)
         features = neurons.value_and_grad(weights, batch)[2]
         gradient = jax.tree.map(lambda a: jnp.asarray(a, dtype), precise)
-        transform = lnb.scale_by_lnb(neurons, solver=lnb.LowRank(16, relative=True), step="norm")
+        transform = lnb.scale_by_lnb(neurons, solver=lnb.LowRank(16, ridge_unit="mean variance"), step=lnb.Norm())
         return run(transform, weights, gradient, features, steps=4)["w"]
 
     neurons = lnb.find_neurons(dense_loss, params, x)
@@ -212,7 +217,7 @@ def test_low_rank_recovers_from_features_that_were_all_zero():
 
     neurons = lnb.find_neurons(dense_loss, params, x)
     transform = lnb.scale_by_lnb(neurons, solver=lnb.LowRank(rank=6, ridge=0.01, decay=0.5))
-    exact = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(every=1, ridge=0.01, decay=0.5))
+    exact = lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(update_period=1, ridge=0.01, decay=0.5))
     states = [transform.init(params), exact.init(params)]
     updates = [jax.jit(transform.update), jax.jit(exact.update)]
     for batch in [0 * x, 0 * x, *([x] * 30)]:
@@ -242,7 +247,7 @@ def test_statistics_are_renewed_in_turn(make):
     """Every layer is renewed at the first ten steps, and then once in every ten, two of the twenty at each step."""
     params = [jnp.asarray(normal(4, 4, seed=k), jnp.float32) for k in range(20)]
     neurons = lnb.find_neurons(deep, params, jnp.ones((8, 4)))
-    transform = lnb.scale_by_lnb(neurons, solver=make(every=10))
+    transform = lnb.scale_by_lnb(neurons, solver=make(update_period=10))
     state, update = transform.init(params), jax.jit(transform.update)
     evaluate = jax.jit(neurons.value_and_grad)
     renewed = []
@@ -266,7 +271,7 @@ def test_renewing_in_turn_counts_each_block_s_own_batches(x64):
     neurons = lnb.find_neurons(deep, params, x)
     _, grads, features = neurons.value_and_grad(params, x)
     results = []
-    for solver in (lnb.Cholesky(every=1, decay=0.0), lnb.Cholesky(every=3, decay=0.7)):
+    for solver in (lnb.Cholesky(update_period=1, decay=0.0), lnb.Cholesky(update_period=3, decay=0.7)):
         updates = run(lnb.scale_by_lnb(neurons, solver=solver), params, grads, features, steps=8)
         results.append(flat(updates))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-10)
@@ -286,9 +291,7 @@ def test_neurons_solved_together_are_solved_as_alone(x64, make):
     _, grads, features = neurons.value_and_grad(params, x)
 
     def solve(choice):
-        return run(
-            lnb.scale_by_lnb(neurons, solver=choice, step="norm", min_norm=1e6), params, grads, features, steps=1
-        )
+        return run(lnb.scale_by_lnb(neurons, solver=choice, step=lnb.Norm(1e6)), params, grads, features, steps=1)
 
     at_once = solve(make(ridge=0.2))
     for wanted in neurons:
@@ -305,7 +308,7 @@ def test_lapack_is_called_for_single_small_matrices_alone_on_the_cpu(make, calls
     """Two batches of its calls at the same time wait for each other for good, and threads of large ones spin on."""
     params = [jnp.asarray(normal(40, 40, seed=k), jnp.float32) for k in range(3)]
     neurons = lnb.find_neurons(deep, params, jnp.ones((8, 40)))
-    transform = lnb.scale_by_lnb(neurons, solver=make(every=1))
+    transform = lnb.scale_by_lnb(neurons, solver=make(update_period=1))
     _, grads, features = neurons.value_and_grad(params, jnp.ones((8, 40)))
     update = jax.jit(lambda g, s, f: transform.update(g, s, params, features=f))
     program = update.lower(grads, transform.init(params), features).compile().as_text()
@@ -324,7 +327,7 @@ def test_a_positive_definite_matrix_is_inverted(seed, groups, size):
     x = random.standard_normal((groups, size + 3, size)) * np.geomspace(1, 10, size)
     matrix = np.einsum("gni,gnj->gij", x, x) + 0.1 * np.eye(size)
     inverse = np.linalg.inv(matrix)
-    for invert in (_factor.sweep_inverse, _factor.cholesky_inverse):
+    for invert in (_inverse.sweep_inverse, _inverse.cholesky_inverse):
         np.testing.assert_allclose(invert(jnp.asarray(matrix)), inverse, rtol=0, atol=1e-9 * np.abs(inverse).max())
 
 
@@ -332,8 +335,8 @@ def test_a_positive_definite_matrix_is_inverted(seed, groups, size):
 def test_an_average_of_batches_weighs_them_as_a_corrected_one(decay):
     weights = np.zeros(0)
     for count in range(1, 40):
-        share = share_of_batch(decay, jnp.asarray(count), jnp.float32)
-        weights = np.append(average(jnp.asarray(weights, jnp.float32), jnp.zeros(()), share), share)
+        share = ema_weight(decay, jnp.asarray(count), jnp.float32)
+        weights = np.append(ema_update(jnp.asarray(weights, jnp.float32), jnp.zeros(()), share), share)
         if count == 1:
             assert weights == [1.0]  # nothing of what an average starts from is left
     wanted = decay ** np.arange(39)[::-1]
@@ -381,15 +384,16 @@ def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
     neurons = lnb.find_neurons(scaled, params, x, strict=True)
     _, grads, features = neurons.value_and_grad(params, x)
     assert max(neuron.groups for neuron in neurons) > 1
-    for block in plan_blocks(neurons, neurons.sharing, solver):
-        statistics, memory = block.init()
-        clock = Clock(jnp.zeros((), jnp.int32), jnp.asarray(block.turn, jnp.int32))
-        renewed = block.renew(features, statistics, clock, True)
-        gradients = [neuron.pack(grads) for neuron in block.neurons]
-        solutions = block.solve(features, renewed, gradients, memory)
+    for group in plan_groups(neurons, neurons.sharing, solver):
+        statistics, warm_starts = group.init()
+        metric = group.metric(features)
+        schedule = RefreshSchedule(jnp.zeros((), jnp.int32), jnp.asarray(group.offset, jnp.int32))
+        updated = group.update(metric, statistics, schedule, True)
+        gradients = [neuron.pack(grads) for neuron in group.neurons]
+        solutions = group.solve(metric, updated, gradients, warm_starts)
         for solution, gradient in zip(solutions, gradients, strict=True):
             wanted = (solution.direction * gradient).sum((1, 2))
-            np.testing.assert_allclose(solution.squared, wanted, rtol=1e-9)
+            np.testing.assert_allclose(solution.squared_norm, wanted, rtol=1e-9)
 
 
 def test_fewer_samples_are_every_kth(x64):
@@ -398,8 +402,7 @@ def test_fewer_samples_are_every_kth(x64):
     neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p["w"]).sum(), params, x)
     (neuron,) = neurons
     _, _, features = neurons.value_and_grad(params, x)
-    thinned, arrays = neuron.features.thin(features.arrays, 1 / 4)
-    gram, _ = thinned.gram(arrays)
+    gram, _ = metric_of(neuron.features, features.arrays).subsample(1 / 4).gram()
     rows = np.reshape(x[::4], (-1, 4))
     np.testing.assert_allclose(gram[0], rows.T @ rows / len(rows), rtol=1e-12)
 
@@ -408,19 +411,19 @@ def test_fewer_samples_are_every_kth(x64):
 def test_operations_are_those_that_xla_counts(monkeypatch, solver):
     params, x = (jnp.ones((200, 100)), jnp.ones(100)), jnp.ones((400, 200))
     neurons = lnb.find_neurons(lambda p, x: jnp.tanh(x @ p[0] + p[1]).sum(), params, x)
-    features, (_, _, recorded) = neurons[0].features, neurons.value_and_grad(params, x)
-    statistics, count = solver.init(features, jnp.float32), jnp.asarray(3)
+    metric = metric_of(neurons[0].features, neurons.value_and_grad(params, x)[2].arrays)
+    statistics, count = solver.init(metric, jnp.float32), jnp.asarray(3)
 
     def operations(function, *args):
         return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
-    update, solve = solver.operations(features, 100)
+    update, solve = solver.flops(metric, 100)
     # An elimination is a loop, whose body XLA counts once: the Gram matrix without its inverse.
-    monkeypatch.setattr(_factor, "inverse", lambda matrix: matrix)
-    counted = operations(lambda a, s: solver.update(features, a, s, count), recorded.arrays, statistics)
+    monkeypatch.setattr(_inverse, "inverse", lambda matrix: matrix)
+    counted = operations(lambda m, s: solver.update(m, s, count), metric, statistics)
     assert 0.85 * counted < update - (200**3 if isinstance(solver, lnb.Cholesky) else 0) < 1.15 * counted
     gradient = jnp.ones((1, 201, 100))
-    counted = operations(lambda s, g: solver.solve(features, recorded.arrays, s, g, ()), statistics, gradient)
+    counted = operations(lambda m, s, g: solver.solve(m, s, g, ()), metric, statistics, gradient)
     assert 0.85 * counted < solve < 1.15 * counted
 
 
@@ -432,9 +435,11 @@ def test_a_share_of_the_samples_is_a_solution_of_these_alone(x64, make):
         lnb.find_neurons(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]).sum(), params, batch) for batch in (x, x[::4])
     )
     _, grads, features = neurons.value_and_grad(params, x)
-    part = run(lnb.scale_by_lnb(neurons, solver=make(samples=0.25), step="norm"), params, grads, features, steps=1)
+    part = run(
+        lnb.scale_by_lnb(neurons, solver=make(sample_fraction=0.25), step=lnb.Norm()), params, grads, features, steps=1
+    )
     _, _, features = fewer.value_and_grad(params, x[::4])
-    whole = run(lnb.scale_by_lnb(fewer, solver=make(), step="norm"), params, grads, features, steps=1)
+    whole = run(lnb.scale_by_lnb(fewer, solver=make(), step=lnb.Norm()), params, grads, features, steps=1)
     for key, direction in part.items():
         np.testing.assert_allclose(direction, whole[key], rtol=1e-9)
 
@@ -443,12 +448,13 @@ def test_a_share_of_the_samples_is_a_solution_of_these_alone(x64, make):
     ("make", "options", "name"),
     [
         (lnb.LowRank, {"rank": 0}, "rank"),
-        (lnb.LowRank, {"every": 0}, "every"),
+        (lnb.LowRank, {"update_period": 0}, "update_period"),
         (lnb.LowRank, {"ridge": -1.0}, "ridge"),
-        (lnb.LowRank, {"samples": 0.0}, "samples"),
-        (lnb.Cholesky, {"samples": 1.5}, "samples"),
-        (lnb.Diagonal, {"samples": 2}, "samples"),
+        (lnb.LowRank, {"sample_fraction": 0.0}, "sample_fraction"),
+        (lnb.Cholesky, {"sample_fraction": 1.5}, "sample_fraction"),
+        (lnb.Diagonal, {"sample_fraction": 2}, "sample_fraction"),
         (lnb.Cholesky, {"decay": 1.0}, "decay"),
+        (lnb.CG, {"ridge_unit": "relative"}, "ridge_unit"),
     ],
 )
 def test_bad_settings_are_named(make, options, name):

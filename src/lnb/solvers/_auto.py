@@ -1,0 +1,105 @@
+"""A solver for each neuron by its sizes: the cheapest that keeps the exact solution's quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+from jax import Array
+
+from lnb._checks import check_count, check_fraction, check_range
+from lnb._metric import GramMetric, metric_of
+from lnb._neuron import Neuron
+from lnb.solvers._cholesky import Cholesky
+from lnb.solvers._low_rank import LowRank
+from lnb.solvers._solver import Solver, SolverChoice
+
+# Samples of a batch that the choice is made for: where a sample is an example, and where it is a position or a pixel.
+_NOMINAL_SAMPLES = (256, 4096)
+
+
+@dataclass(frozen=True)
+class Auto(SolverChoice):
+    """The default: `Cholesky` for neurons whose Gram matrix is cheap, `LowRank` for the others.
+
+    `print(neurons)` shows the choice and its cost. It is made for a batch of 256 samples, or of 4,096 for a neuron that
+    reads several positions or pixels of an example. The optimizer's state is thus the same for any batch, and a
+    checkpoint can be restored with another batch size.
+
+    The ridge is `max(min_ridge, ridge * i / n)` times the features' mean variance. The fewer samples there are for each
+    of i directions, the noisier their variances, and this ridge keeps the step from following the noise. The update
+    does not depend on the features' scale, so that pixels, activations and tokens share one default.
+
+    Tied weights are solved by `lnb.solvers.TiedExact`, and neurons that are kept as their equations by `lnb.CG`.
+
+    Args:
+        ridge: a multiple of i / n.
+        min_ridge: for neurons with many samples.
+        update_period: steps from one renewal of a Gram matrix to the next; neurons take turns. Leading directions are
+            cheap, and are updated at every step.
+        decay: of the moving averages, for one step.
+        sample_fraction: the fraction of a batch that statistics are taken of; more where that leaves fewer than 4
+            samples for each direction, which are i for a Gram matrix and `rank` otherwise. Tied weights take all.
+        rank: number of leading directions where the Gram matrix is too expensive.
+        budget: for the exact solution, as a fraction of the operations of the neuron's own forward and backward pass.
+            A more expensive one is chosen only if leading directions cost no less.
+
+    Raises:
+        TypeError: a setting is not a number.
+        ValueError: a setting is out of its range.
+
+    >>> import jax.numpy as jnp, lnb
+    >>> def loss_fn(weight, x):
+    ...     return jnp.tanh(x @ weight).sum()
+    >>> (wide,) = lnb.find_neurons(loss_fn, jnp.ones((784, 800)), jnp.ones((1000, 784)))
+    >>> (tokens,) = lnb.find_neurons(loss_fn, jnp.ones((128, 256)), jnp.ones((64, 65, 128)))
+    >>> type(Auto().choose(wide)).__name__, type(Auto().choose(tokens)).__name__
+    ('LowRank', 'Cholesky')
+    """
+
+    ridge: float | Array = 10.0
+    min_ridge: float | Array = 0.1
+    update_period: int = 10
+    decay: float | Array = 0.95
+    sample_fraction: float = 0.25
+    rank: int = 16
+    budget: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, inf, "ridge", "min_ridge", "budget")
+        check_range(self, 0, 1, "decay")
+        check_count(self, "update_period", "rank")
+        check_fraction(self, "sample_fraction")
+
+    def choose(self, neuron: Neuron) -> Solver:
+        """`Cholesky` where it is cheap, else `LowRank`; what `Cholesky` hands over to for tied and general metrics."""
+        assert neuron.features is not None
+        metric: Any = metric_of(neuron.features)
+        shared: Any = {"decay": self.decay, "ridge": self.min_ridge, "ridge_unit": "mean variance"}
+        exact = Cholesky(self.update_period, **shared)
+        if metric.structure != "gram":
+            return exact.choose(neuron)
+        if metric.is_diagonal or self._is_cheap(exact, metric, neuron.outputs):
+            sampling_ridge = 0.0 if metric.is_lookup else self.ridge
+            fraction = self._fraction(metric.inputs, metric.samples)
+            return replace(exact, sampling_ridge=sampling_ridge, sample_fraction=fraction)
+        fraction = self._fraction(self.rank, metric.samples)
+        return LowRank(self.rank, **shared, sampling_ridge=self.ridge, sample_fraction=fraction)
+
+    def _is_cheap(self, exact: Cholesky, metric: GramMetric, outputs: int) -> bool:
+        """Whether the exact solution is within the budget, or costs no more than leading directions."""
+        samples = _NOMINAL_SAMPLES[metric.sample_rank > 1]
+        nominal = metric.of_samples(samples)
+        own = 6.0 * metric.groups * samples * metric.inputs * outputs
+        exact = replace(exact, sample_fraction=self._fraction(metric.inputs, samples))
+        low_rank = LowRank(self.rank, sample_fraction=self._fraction(self.rank, samples))
+
+        def cost(solver: Solver) -> float:
+            update, solve = solver.flops(nominal, outputs)
+            return update / solver.update_period + solve
+
+        return cost(exact) <= max(self.budget * own, cost(low_rank))
+
+    def _fraction(self, directions: int, samples: int) -> float:
+        return min(1.0, max(self.sample_fraction, 4 * directions / samples))

@@ -1,0 +1,141 @@
+"""A direct solve with the averaged Gram matrix: section 3.5's second option, and FOOF (Benzing, 2022).
+
+The Gram matrix E[x x^T] and the mean are averaged over batches. With a bias, the covariance S = E[x x^T] - f mu mu^T is
+inverted instead: this takes the bias's row out of the system exactly (see `_statistics`) and is better conditioned. The
+statistics keep the inverse itself, and each step multiplies the gradient by it (docs/notes.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from lnb._checks import check_choice, check_count, check_fraction, check_range
+from lnb._metric import GramMetric
+from lnb._numerics import contract, diagonal_of, inner, vector_matrix
+from lnb.solvers import _inverse
+from lnb.solvers._cg import CG
+from lnb.solvers._solver import Solution, Solver
+from lnb.solvers._statistics import (
+    RIDGE_UNITS,
+    RidgeUnit,
+    centered,
+    ema_update,
+    ema_weight,
+    ridge_of,
+    sampling_ridge_of,
+    solve_whitened,
+)
+from lnb.solvers._tied import TiedExact
+
+
+class Gram(NamedTuple):
+    """Moving averages, and the inverse that was last taken of them.
+
+    Where the Gram matrix is diagonal, [g, i] stands in place of [g, i, i].
+    """
+
+    gram: Array  # E[x x^T] [g, i, i]
+    mean: Array  # E[x] [g, i]
+    inverse: Array  # of S + ridge [g, i, i]
+
+
+@dataclass(frozen=True)
+class Cholesky(Solver):
+    """The exact solution for the averaged Gram matrix, whose inverse is renewed every few steps.
+
+    Memory 2 i^2 a group, and i^3 operations a renewal. The Gram matrix of an embedding is diagonal and is kept as such.
+    Tied weights are solved by `lnb.solvers.TiedExact`, and neurons that are kept as their equations by `lnb.CG`.
+
+    Args:
+        update_period: steps from one renewal to the next. The batches of these steps enter the average, and those of
+            the first `update_period` steps.
+        decay: of the moving average of the Gram matrix, for one step; 0 keeps only the last batch's.
+        ridge: added to the diagonal of M for the weights, in units of the features squared.
+        ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
+            update does not depend on the features' scale.
+        sampling_ridge: the ridge is at least this multiple of i / n, because n samples say little about i directions.
+        sample_fraction: the fraction of a batch's samples that the Gram matrix is taken of, above 0 and at most 1.
+
+    Raises:
+        TypeError: a setting is not a number.
+        ValueError: a setting is out of its range.
+
+    Source: section 3.5 of the paper; Benzing (2022), eq. (6).
+
+    >>> Cholesky(update_period=1, decay=0.0).ridge  # Algorithm 1, with a full batch and `gradient_decay=0`
+    0.1
+    """
+
+    update_period: int = 10
+    decay: float | Array = 0.95
+    ridge: float | Array = 0.1
+    ridge_unit: RidgeUnit = "absolute"
+    sampling_ridge: float | Array = 0.0
+    sample_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "update_period")
+        check_range(self, 0, 1, "decay")
+        check_range(self, 0, inf, "ridge", "sampling_ridge")
+        check_choice(self, "ridge_unit", RIDGE_UNITS)
+        check_fraction(self, "sample_fraction")
+
+    def init(self, metric: GramMetric, dtype: Any) -> Gram:
+        """Averages of zero."""
+        mean = (metric.groups, metric.inputs)
+        gram = mean if metric.is_diagonal else (*mean, metric.inputs)
+        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram)))
+
+    def update(self, metric: GramMetric, statistics: Gram, count: Array) -> Gram:
+        """Take this batch into the averages, and invert them."""
+        min_ridge = sampling_ridge_of(self.sampling_ridge, metric)
+        gram, mean = metric.subsample(self.sample_fraction).gram()
+        weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
+        gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
+        square = gram if metric.is_diagonal else diagonal_of(gram)  # chi
+        # Rounding may leave a covariance without full rank slightly indefinite.
+        floor = jnp.finfo(gram.dtype).eps * metric.inputs * square.mean(1, keepdims=True)
+        covariance, variance = gram, square
+        if metric.has_bias:
+            center = metric.bias_share**0.5 * mean
+            variance = square - jnp.square(center)
+            covariance = variance if metric.is_diagonal else gram - center[:, :, None] * center[:, None, :]
+        ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge)
+        if metric.is_diagonal:
+            shifted = jnp.maximum(covariance, floor) + ridge
+            return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1))
+        eye = jnp.eye(metric.inputs, dtype=gram.dtype)
+        return Gram(gram, mean, _inverse.inverse(covariance + (floor + ridge)[:, :, None] * eye))
+
+    def solve(self, metric: GramMetric, statistics: Gram, gradient: Array, warm_start: Any) -> Solution:
+        """One product with the inverse."""
+
+        def inverse(weight: Array, mean: Array, bias: Array | None) -> tuple[Array, Array, Array]:
+            vector = centered(weight, mean, bias)
+            if metric.is_diagonal:
+                solved = vector * statistics.inverse[:, :, None]
+            else:
+                solved = contract("gij,gjo->gio", statistics.inverse, vector)
+            return solved, inner(solved, vector), vector_matrix(mean, solved)
+
+        return Solution(*solve_whitened(inverse, metric, statistics.mean, gradient), warm_start)
+
+    def flops(self, metric: GramMetric, outputs: int) -> tuple[float, float]:
+        """The Gram matrix and i^3 for its inverse, which takes twice as many on the CPU; one product with it."""
+        g, n, i = metric.groups, metric.samples * self.sample_fraction, metric.inputs
+        if metric.is_diagonal:
+            return 4.0 * g * n, 2.0 * g * i * outputs
+        return g * (2.0 * n * i**2 + i**3), 2.0 * g * i**2 * outputs
+
+    def for_tied(self) -> TiedExact:
+        """The exact solution with these settings."""
+        return TiedExact(self.update_period, self.decay, self.ridge, self.ridge_unit, self.sample_fraction)
+
+    def for_general(self) -> CG:
+        """Conjugate gradients with this ridge: there is no Gram matrix."""
+        return CG(ridge=self.ridge)

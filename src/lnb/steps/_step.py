@@ -1,0 +1,57 @@
+"""The interface of step rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax import Array
+
+from lnb._neuron import Neuron
+from lnb.solvers._solver import Solution
+
+
+class StepRule:
+    """How far a step goes along the directions theta = M^-1 g that the solvers give.
+
+    `lnb.lnb` calls `per_neuron` and `per_leaf`, and then multiplies the whole update by `whole`. A subclass overrides
+    the methods that it needs; those of this class leave the directions as they are. A rule keeps no state, and must
+    not be changed once an optimizer has been made with it.
+    """
+
+    def per_neuron(self, neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array, Array]:
+        """Compute the step of one neuron.
+
+        Args:
+            neuron: the neuron, for its sizes.
+            solution: its direction theta [g, i(+1), o] and z = theta . g [g].
+            gradient: g [g, i(+1), o].
+
+        Returns:
+            The step [g, i(+1), o], and z [g].
+        """
+        del neuron, gradient
+        return solution.direction, solution.squared_norm
+
+    def per_leaf(self, gradient: Array) -> Array:
+        """Compute the step of a parameter array that belongs to no neuron: its metric is the identity.
+
+        Args:
+            gradient: the gradient of the array, which is its direction too.
+
+        Returns:
+            The step, of the same shape.
+        """
+        return gradient
+
+    def whole(self, squared_norm: Array, value: Any) -> Array | None:
+        """Compute the factor that multiplies the steps of all parameters together.
+
+        Args:
+            squared_norm: z = theta . g, summed over all parameters [].
+            value: the loss, or None if `update` was not given it.
+
+        Returns:
+            The factor [], or None for 1.
+        """
+        del squared_norm, value
+        return None
