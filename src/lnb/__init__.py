@@ -14,3 +14,4 @@ from lnb._solvers import Solver as Solver
 from lnb._solvers import auto as auto
 from lnb._transform import lnb as lnb
 from lnb._transform import scale_by_lnb as scale_by_lnb
+from lnb._version import __version__ as __version__
