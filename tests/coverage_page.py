@@ -25,9 +25,9 @@ step. `print(neurons)` shows the same columns for your own network, and the solv
 - **in → out** has the sizes of the linear function, with `+1` for a bias.
 - **groups** counts the groups that have parameters of their own.
 - **samples** is the number of samples in one batch of the test.
-- **metric** says how the metric is known. "Gram" is the Gram matrix E[x xᵀ] of the features. "two Gram" belongs to a tied
-  weight, used as W and as Wᵀ, which has one Gram matrix for each use. "from its equations" means that there is no such
-  matrix, and that products with the metric are computed.
+- **metric** says how the metric is known. "Gram" is the Gram matrix E[x xᵀ] of the features. "two Gram" belongs to a
+  tied weight, used as W and as Wᵀ, which has one Gram matrix for each use. "from its equations" means that there is no
+  such matrix, and that products with the metric are computed.
 """
 
 END = """\
