@@ -18,21 +18,24 @@ START = """\
 
 # What is covered
 
-Each row is a network of the tests. `find_neurons` finds these neurons in it; their metric is compared with a dense
-Jacobian in 64-bit precision, values and gradients with those of the untouched loss, and a training step is run.
-`print(neurons)` shows the same columns for a network of yours, and how each neuron will be solved at its size.
+Each row is a neuron that `find_neurons` finds in a network of the tests. The tests compare its metric with a dense
+Jacobian in 64-bit precision, compare the loss and its gradient with those of the original function, and run a training
+step. `print(neurons)` shows the same columns for your own network, and the solver of each neuron.
 
-The sizes are those of the neuron's linear function: inputs, `+1` for a bias, and outputs, in so many groups with
-parameters of their own. The samples are what one batch of the test gives. A metric that is a Gram matrix is
-E[x xᵀ] of the features; a *tied* weight, used as W and as Wᵀ, has one for either use; what is kept *from its
-equations* has no such matrix, and its products are computed.
+- **in → out** has the sizes of the linear function, with `+1` for a bias.
+- **groups** counts the groups that have parameters of their own.
+- **samples** is the number of samples in one batch of the test.
+- **metric** says how the metric is known. "Gram" is the Gram matrix E[x xᵀ] of the features. "two Gram" belongs to a
+  tied weight, used as W and as Wᵀ, which has one Gram matrix for each use. "from its equations" means that there is no
+  such matrix, and that products with the metric are computed.
 """
 
 END = """\
 ## What is not covered
 
-These parameters belong to no neuron. They are listed with the reason, trained with the identity metric, and
-`strict=True` raises an error that names them.
+These parameters belong to no neuron. `find_neurons` lists them with the reason, and raises an error with `strict=True`.
+They have the identity metric, so that their step follows the plain gradient.
+[Troubleshooting](troubleshooting.md#a-layer-is-not-covered) says what to do.
 """
 
 COLUMNS = ("written as", "parameters", "kind", "in → out", "groups", "samples", "metric")

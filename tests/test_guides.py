@@ -1,4 +1,4 @@
-"""Every page of docs/guides runs as it stands, finds all layers, and trains."""
+"""Every page of the documentation whose blocks form a program runs as it stands, and shows what it says it shows."""
 
 import importlib.util
 import json
@@ -12,7 +12,8 @@ import pytest
 
 import lnb
 
-GUIDES = Path(__file__).parents[1] / "docs" / "guides"
+DOCS = Path(__file__).parents[1] / "docs"
+GUIDES = DOCS / "guides"
 PACKAGES = {
     "plain-jax": "jax",
     "equinox": "equinox",
@@ -84,3 +85,25 @@ def test_a_page_runs_finds_all_layers_and_trains(name, tmp_path):
     losses = runs_of(output)
     assert losses, output
     assert all(len(run) > 1 and run[-1] < run[0] / 2 for run in losses), losses
+
+
+def test_every_solver_and_step_of_the_page_on_choosing_trains(tmp_path):
+    losses = runs_of(run(code_of(DOCS / "choosing.md"), tmp_path))
+    assert len(losses) == 7
+    assert all(len(run) > 1 and run[-1] < run[0] / 2 for run in losses), losses
+
+
+def test_the_page_on_tuning_shows_that_decay_helps(tmp_path):
+    output = run(code_of(DOCS / "tuning.md"), tmp_path)
+    rates = [float(loss) for loss in re.findall(r"^rate \S+  loss (\S+)$", output, re.MULTILINE)]
+    (compared,) = re.findall(r"^constant (\S+)  decayed (\S+)$", output, re.MULTILINE)
+    assert len(rates) == 4
+    assert all(loss < 0.5 for loss in rates), output
+    assert float(compared[1]) < float(compared[0])
+
+
+def test_the_page_on_troubleshooting_shows_what_it_explains(tmp_path):
+    output = run(code_of(DOCS / "troubleshooting.md"), tmp_path)
+    assert re.findall(r"^(\S+) multiplied with another parameter", output, re.MULTILINE) == ["['g']", "['v']"]
+    assert "3 neurons cover 100.0% of the parameters." in output
+    assert re.search(r"^1 0\.0$", output, re.MULTILINE), output

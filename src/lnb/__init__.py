@@ -8,6 +8,7 @@ from lnb._neurons import Neurons as Neurons
 from lnb._neurons import find_neurons as find_neurons
 from lnb._transform import lnb as lnb
 from lnb._transform import scale_by_lnb as scale_by_lnb
+from lnb._version import __version__ as __version__
 from lnb.solvers import CG as CG
 from lnb.solvers import Auto as Auto
 from lnb.solvers import Cholesky as Cholesky
