@@ -14,6 +14,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # for maps over devices, and meshes
 # Compilation makes a first example slow, so there is no deadline; a failure must come back on
 # every run, so examples are derived from the test itself.
 hypothesis.settings.register_profile("lnb", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=500, print_blob=True)  # `make fuzz`
 hypothesis.settings.load_profile("lnb")
 
 

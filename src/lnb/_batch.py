@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from lnb._features import AnyFeatureSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Real
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,14 @@ class Features:
     sets: tuple[AnyFeatureSet | None, ...]
     signature: tuple[Any, ...]
 
-    def weighted(self, sample_weight: Any) -> Features:
+    def weighted(self, sample_weight: Real[Array, "b *positions"]) -> Features:
         """The features with each sample weighted: M = sum w x x^T / sum w, n of eq. (11) the sum of the weights.
 
         Rows that the loss leaves out, padding for example, should count in no metric: give them the weight 0.
 
         Args:
-            sample_weight: w >= 0, of the leading axes of the batch: [batch], or [batch, position]. A neuron with more
-                samples per example, such as pixels, repeats it over them; one with fewer takes its mean.
+            sample_weight: w >= 0 for each example b, or for each of its positions. A neuron with more samples per
+                example, such as pixels, repeats the weight over them; one with fewer takes its mean.
 
         Raises:
             ValueError: the shape does not fit a neuron's samples.

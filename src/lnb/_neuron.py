@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from lnb._explicit_axes import with_automatic_axes
 from lnb._features import AnyFeatureSet, Arrays, FeatureSet, JacobianFeatures
 from lnb._features._layout import Concatenate, ElementNumbers, Layout, Pad, ravel, unpack
 from lnb._numerics import statistics_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 PyTree = Any
 
@@ -106,19 +109,19 @@ class Neuron:
         parts = [part for part in (self.weight, self.bias, self.output_bias) if part is not None]
         return np.isin(ids[leaf], np.concatenate([part.read(ids).ravel() for part in parts]))
 
-    def pack(self, params: PyTree) -> Array:
-        """Its part of a tree like `params` as [g, i(+1), o], the bias in the last row."""
+    def pack(self, params: PyTree) -> Float[Array, "g p o"]:
+        """Its part of a tree like `params`, p = i(+1): the weights, and the bias in the last row."""
         return self.pack_leaves(jax.tree.leaves(params))
 
-    def pack_leaves(self, leaves: Mapping[int, Array] | Sequence[Array]) -> Array:
+    def pack_leaves(self, leaves: Mapping[int, Array] | Sequence[Array]) -> Float[Array, "g p o"]:
         """`pack` for the tree's leaves."""
         return self.packing.read({leaf: leaves[leaf].astype(self.dtype) for leaf in self.leaves})
 
-    def unpack(self, packed: Array) -> dict[str, Array]:
-        """The parameters, by path, of an array [g, i(+1), o]; elements that are not the neuron's are zero."""
+    def unpack(self, packed: Float[Array, "g p o"]) -> dict[str, Float[Array, "..."]]:
+        """The parameters, by path, that pack to this array; elements that are not the neuron's are zero."""
         return dict(zip(self.paths, (self.unpack_leaves(packed)[leaf] for leaf in self.leaves), strict=True))
 
-    def unpack_leaves(self, packed: Array) -> dict[int, Array]:
+    def unpack_leaves(self, packed: Float[Array, "g p o"]) -> dict[int, Float[Array, "..."]]:
         """`unpack` by the leaves' places."""
         return unpack(self.packing, packed, {k: s.shape for k, s in zip(self.leaves, self.shapes, strict=True)})
 
@@ -167,13 +170,13 @@ class Neuron:
         assert isinstance(feature_set, FeatureSet)
         return feature_set.without_bias()
 
-    def moments(self, features: Features) -> tuple[Array, Array]:
-        """Means over the samples of its features and of their squares (mu and chi of Algorithm 2), each [g, i]."""
+    def moments(self, features: Features) -> tuple[Float[Array, "g i"], Float[Array, "g i"]]:
+        """Means over the samples of its features and of their squares: mu and chi of Algorithm 2."""
         mean, square = with_automatic_axes(self._canonical(features, "moments").moments, features.arrays)
         return mean.astype(self.dtype), square.astype(self.dtype)
 
-    def gram(self, features: Features) -> Array:
-        """Its metric's matrix of eq. (12), E[[x c] [x c]^T], as [g, i(+1), i(+1)].
+    def gram(self, features: Features) -> Float[Array, "g p p"]:
+        """Its metric's matrix of eq. (12), E[[x c] [x c]^T], p = i(+1).
 
         c is 1, or 0 in a use of the weight that does not add the bias.
         """
