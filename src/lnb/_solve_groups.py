@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from lnb._metric import Metric, metric_of
 from lnb._batch import Features
+from lnb._metric import Metric, metric_of
 from lnb._neuron import Neuron
 from lnb.solvers._assignment import AnySolverChoice, solver_of
 from lnb.solvers._solver import Solution, Solver
