@@ -27,7 +27,7 @@ class Features:
     sets: tuple[AnyFeatureSet | None, ...]
     signature: tuple[Any, ...]
 
-    def weighted(self, sample_weight: Real[Array, b *positions]) -> Features:
+    def weighted(self, sample_weight: Real[Array, "b *positions"]) -> Features:
         """The features with each sample weighted: M = sum w x x^T / sum w, n of eq. (11) the sum of the weights.
 
         Rows that the loss leaves out, padding for example, should count in no metric: give them the weight 0.

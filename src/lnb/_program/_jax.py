@@ -1,8 +1,8 @@
 """The facts about JAX's programs that everything else relies on, each stated once.
 
 This is the only module that knows how a version of JAX writes a traced function down. Every fact has a test of its own
-in `tests/program/test_jax.py`, so that a JAX which changes one breaks that test by name. A fact that does not hold for an
-equation raises `NotUnderstoodError`, and the search then lists the parameters that go in with the reason.
+in `tests/program/test_jax.py`: a JAX that changes a fact breaks that test by name. A fact that does not hold for an
+equation raises `NotUnderstoodError`, and the search then lists the equation's parameters with the reason.
 """
 
 from __future__ import annotations
