@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import normal
 from oracle import Algorithm2, backpropagate
 
 import lnb
@@ -269,7 +270,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(solver, poison):
     params = arrays(network(9, dtype=np.float32))
     x, labels = batch(0, dtype=np.float32)
     neurons = lnb.find_neurons(loss_fn, params, x, labels)
-    optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+    optimizer = lnb.lnb(neurons, optax.linear_schedule(0.1, 0.0, 10), solver=solver)  # which counts steps too
     step, state = trainer(optimizer, neurons), optimizer.init(params)
     params, state, _ = step(params, state, x, labels)
     bad = x.copy()
@@ -283,6 +284,18 @@ def test_a_batch_that_is_not_finite_changes_nothing(solver, poison):
     after, state, loss = step(after, skipped, x, labels)
     assert np.isfinite(loss)
     assert (int(state.skipped), int(state.skipped_in_a_row)) == (1, 0)
+
+
+def test_parameters_with_the_identity_metric_count_in_the_length_of_the_norm_step(x64):
+    params = {"weight": jnp.asarray(normal(3, 2)), "free": jnp.asarray(normal(5, 3, seed=1))}
+    x = jnp.asarray(normal(5, 3, seed=2))
+    neurons = lnb.find_neurons(lambda p, x: jnp.sum(jnp.tanh((x + p["free"]) @ p["weight"]) ** 2), params, x)
+    assert {neuron.kind for neuron in neurons} == {"dense", "identity"}
+    _, grads, features = neurons.value_and_grad(params, x)
+    transform = lnb.scale_by_lnb(neurons, step=lnb.Norm())
+    steps, _ = transform.update(grads, transform.init(params), params, features=features)
+    length = sum(float(jnp.vdot(steps[key], grads[key])) for key in params)  # z / sqrt(z)
+    np.testing.assert_allclose(steps["free"], grads["free"] / length, rtol=1e-10)
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)

@@ -27,13 +27,13 @@ class Features:
     sets: tuple[AnyFeatureSet | None, ...]
     signature: tuple[Any, ...]
 
-    def weighted(self, sample_weight: Real[Array, "b *positions"]) -> Features:
+    def weighted(self, sample_weight: Real[Array, "*batch"]) -> Features:
         """The features with each sample weighted: M = sum w x x^T / sum w, n of eq. (11) the sum of the weights.
 
         Rows that the loss leaves out, padding for example, should count in no metric: give them the weight 0.
 
         Args:
-            sample_weight: w >= 0 for each example b, or for each of its positions. A neuron with more samples per
+            sample_weight: w >= 0 for each example, or for each of its positions. A neuron with more samples per
                 example, such as pixels, repeats the weight over them; one with fewer takes its mean.
 
         Raises:

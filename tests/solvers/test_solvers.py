@@ -11,11 +11,10 @@ import pytest
 from cases import normal
 from hypothesis import given
 from hypothesis import strategies as st
-from lnb._refresh import RefreshSchedule
 
 import lnb
 from lnb._metric import metric_of
-from lnb._solve_groups import plan_groups
+from lnb._solve_groups import RefreshSchedule, plan_groups
 from lnb.solvers import _inverse
 from lnb.solvers._low_rank import inverse_with_leading
 from lnb.solvers._statistics import ema_update, ema_weight, solve_whitened
@@ -275,6 +274,26 @@ def test_renewing_in_turn_counts_each_block_s_own_batches(x64):
         updates = run(lnb.scale_by_lnb(neurons, solver=solver), params, grads, features, steps=8)
         results.append(flat(updates))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-10)
+
+
+def test_batches_between_updates_do_not_enter_the_average(x64):
+    """The average is the corrected one of the first batches and of every third from then on."""
+    weight = jnp.asarray(normal(4, 4))
+    batches = [jnp.asarray(normal(9, 4, seed=k)) * (1 + k) for k in range(11)]
+    neurons = lnb.find_neurons(lambda w, x: jnp.mean(jnp.tanh(x @ w)), weight, batches[0])
+    decay, period, ridge = 0.7, 3, 0.1
+    solver = lnb.Cholesky(update_period=period, decay=decay, ridge=ridge)
+    transform = lnb.scale_by_lnb(neurons, solver=solver, step=lnb.Norm(1e6))
+    state, update = transform.init(weight), jax.jit(transform.update)
+    for x in batches:
+        _, grads, features = neurons.value_and_grad(weight, x)
+        direction, state = update(grads, state, weight, features=features)
+    entered = [k for k in range(len(batches)) if k < period or k % period == 0]
+    shares = (decay**period) ** np.arange(len(entered))[::-1]
+    grams = [np.asarray(batches[k].T @ batches[k]) / 9 for k in entered]
+    gram = np.tensordot(shares / shares.sum(), grams, 1)
+    wanted = np.linalg.solve(gram + ridge * np.eye(4), np.asarray(grads))
+    np.testing.assert_allclose(direction * 1e6, wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("make", [lnb.Cholesky, lnb.LowRank, lnb.Diagonal, lnb.CG])
