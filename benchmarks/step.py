@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 import lnb
-from lnb.experiments._kfac import KFAC, Classifier
-from lnb.experiments._records import describe_environment
+from lnb_experiments.optimizers._kfac import KFAC, Classifier
+from lnb_experiments.runs._records import describe_environment
 
 CYCLE = 10
 RESULTS = Path(__file__).parent / "results"
