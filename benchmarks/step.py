@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lnb
-from lnb_experiments.optimizers._kfac import KFAC, Classifier
-from lnb_experiments.runs._records import describe_environment
+from lnb_experiments import KFAC, Classifier, describe_environment
 
 CYCLE = 10
 RESULTS = Path(__file__).parent / "results"

@@ -1,6 +1,6 @@
 """Runs made up for tests of what is said about runs."""
 
-from lnb import experiments as ex
+import lnb_experiments as ex
 
 
 def made_run(

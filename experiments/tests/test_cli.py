@@ -7,8 +7,8 @@ import shlex
 import pytest
 from test_experiments import untimed
 
+import lnb_experiments as ex
 from lnb import _cli
-from lnb import experiments as ex
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import lnb_experiments as ex
 import numpy as np
 import pytest
 from lnb.experiments import _data
-from lnb_experiments.data._batches import shuffled_batches
 
 import lnb
+import lnb_experiments as ex
+from lnb_experiments.data._batches import shuffled_batches
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 
-import lnb_experiments as ex
 import pytest
 from made_runs import made_run
+
+import lnb_experiments as ex
 
 
 def experiment(*runs, timings=()):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lnb import experiments as ex
+import lnb_experiments as ex
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

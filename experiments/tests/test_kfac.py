@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lnb import experiments as ex
+import lnb_experiments as ex
 
 HAS_KFAC = jax.__version_info__ < (0, 9, 2) and find_spec("kfac_jax") is not None
 needs_kfac = pytest.mark.skipif(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import lnb_experiments as ex
 import numpy as np
 import pytest
 from lnb.experiments import _character_transformer, _data, _vision_transformer
 from tiny_data import TEXT, TINY, photographs, tiny
 
 import lnb
+import lnb_experiments as ex
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+import lnb_experiments as ex
 from lnb import _plots
-from lnb import experiments as ex
 
 
 def run(optimizer="lnb", task="digits", losses=(2.0, 0.5, 0.01), accuracies=(0.1, 0.9, 0.98), rate=0.5):

@@ -13,8 +13,8 @@ from made_runs import made_run, write
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+import lnb_experiments as ex
 from lnb import _cli
-from lnb import experiments as ex
 
 
 def lnb(*arguments):

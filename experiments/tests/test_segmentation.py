@@ -6,12 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 import jax.numpy as jnp
-import lnb_experiments as ex
 import numpy as np
 import pytest
 from lnb.experiments import _segmentation, _voc
-from lnb_experiments.data._batches import DecodedExamples
 from tiny_data import file, masked_photographs, tiny
+
+import lnb_experiments as ex
+from lnb_experiments.data._batches import DecodedExamples
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

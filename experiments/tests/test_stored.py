@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_experiments import header_of, small, untimed
 
-from lnb import experiments as ex
+import lnb_experiments as ex
 
 pytestmark = pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 

@@ -4,12 +4,12 @@ import dataclasses
 import json
 import math
 
-import lnb_experiments as ex
 import pytest
-from lnb_experiments.runs._sweep import GRIDS, TASK_GRIDS, rate_beyond
 from made_runs import made_run, write
 
+import lnb_experiments as ex
 from lnb import _cli
+from lnb_experiments.runs._sweep import GRIDS, TASK_GRIDS, rate_beyond
 
 SMALL = ["--task.hidden", "8", "--epochs", "1"]
 

@@ -14,7 +14,7 @@ import pytest
 from test_cli import SMALL_MATRIX, lnb
 from test_experiments import untimed
 
-from lnb import experiments as ex
+import lnb_experiments as ex
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

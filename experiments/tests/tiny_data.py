@@ -4,10 +4,11 @@ import dataclasses
 import io
 from functools import cache, partial
 
-import lnb_experiments as ex
 import numpy as np
 from lnb.experiments import _character_transformer, _data, _segmentation, _vision_transformer, _voc
 from PIL import Image
+
+import lnb_experiments as ex
 
 # Each character follows from the one before, but for one in ten.
 _STEPS = np.where(np.random.default_rng(0).random(6000) < 0.1, 3, 1)

@@ -31,6 +31,7 @@ from lnb_experiments.optimizers._optimizers import paper_lnb as paper_lnb
 from lnb_experiments.optimizers._optimizers import settings_of as settings_of
 from lnb_experiments.runs._archive import Results as Results
 from lnb_experiments.runs._archive import pack_results as pack_results
+from lnb_experiments.runs._archive import read_archive as read_archive
 from lnb_experiments.runs._archive import read_results as read_results
 from lnb_experiments.runs._commands import repeat_command as repeat_command
 from lnb_experiments.runs._records import RecordWriter as RecordWriter

@@ -1,6 +1,6 @@
 """K-FAC (Martens and Grosse, 2015) as kfac-jax has it: the Fisher matrix of each layer as a Kronecker product.
 
-kfac-jax does not run on JAX 0.9.2 and newer; the extra `lnb[kfac]` installs it with an older one.
+kfac-jax does not run on JAX 0.9.2 and newer; the extra `lnb-experiments[kfac]` installs it with an older one.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _precondition(classifier: Classifier, settings: KFAC) -> optax.GradientTrans
     if importlib.util.find_spec("kfac_jax") is None or jax.__version_info__ >= _TOO_NEW:
         raise ExperimentError(
             "`kfac` needs kfac-jax, and that a JAX older than 0.9.2: run it in an environment of its own, with "
-            f"`pip install 'lnb[experiments,kfac]'`. This one has JAX {jax.__version__}."
+            f"`pip install 'lnb-experiments[kfac]'`. This one has JAX {jax.__version__}."
         )
     import kfac_jax  # pyright: ignore[reportMissingImports]: in an environment of its own
 
