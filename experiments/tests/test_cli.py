@@ -8,7 +8,7 @@ import pytest
 from test_experiments import untimed
 
 import lnb_experiments as ex
-from lnb import _cli
+from lnb_experiments import cli
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -17,7 +17,15 @@ SMALL_MATRIX = ["--task.samples", "50", "--task.inputs", "6", "--task.hidden", "
 
 
 def lnb(*arguments):
-    return _cli.main([str(argument) for argument in arguments])
+    return cli.main([str(argument) for argument in arguments])
+
+
+def exit_of(*arguments):
+    """The exit status, whether tyro ends the process or `main` returns."""
+    try:
+        return lnb(*arguments)
+    except SystemExit as caught:
+        return caught.code
 
 
 def header(path):
@@ -28,10 +36,10 @@ def test_compare_leaves_table_records_and_plot(tmp_path, capsys):
     assert lnb("compare", "digits", *SMALL_DIGITS, "--output", tmp_path) == 0
     out = capsys.readouterr().out
     folder = tmp_path / "digits"
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "adam.jsonl",
         "comparison.png",
-        "lnb-cholesky.jsonl",
+        "lnb-paper.jsonl",
         "lnb.jsonl",
     ]
     for column in ("final loss", "test accuracy", "steps to target", "seconds to target", "ms/step", "ratio to adam"):
@@ -39,45 +47,42 @@ def test_compare_leaves_table_records_and_plot(tmp_path, capsys):
     assert all(column in out for column in ("compile s", "step MB", "Peak resident memory of the process"))
     assert str(folder / "comparison.png") in out.splitlines()[-1]
     assert "\x1b" not in out  # no bars or colours where nobody watches
-    runs = [ex.read_run(path) for path in sorted(folder.glob("*.jsonl"))]
-    assert len({run.records[0].loss for run in runs}) == 1
-    assert ex.timed_together(runs)
-    assert all(run.records[-1].step == 15 for run in runs)
+    runs = {path.stem: ex.read_run(path) for path in sorted(folder.glob("*.jsonl"))}
+    assert len({run.records[0].loss for run in runs.values()}) == 1
+    assert len({run.header.comparison for run in runs.values()}) == 1
+    assert all(run.records[-1].step == 15 for run in runs.values())
+    solvers = {name: run.header.optimizer_settings.get("solver", {}).get("kind") for name, run in runs.items()}
+    assert solvers == {"adam": None, "lnb": "Auto", "lnb-paper": "CG"}
 
 
 def test_every_hyper_parameter_can_be_set(tmp_path):
-    options = ["--lnb.ridge", "0.7", "--adam.learning-rate", "0.02", "--lnb.clip-norm", "None", "--seed", "3"]
-    options += [
-        "--lnb-cholesky.every",
-        "2",
-        "--learning-rate",
-        "lnb=0.125",
-        "lnb-cholesky=1e-1",
-        "--evaluate-every",
-        "7",
-    ]
+    options = ["--optimizers", "adam", "lnb-paper", "lnb-cholesky", "--lnb-paper.solver.ridge", "0.7"]
+    options += ["--adam.learning-rate", "0.02", "--lnb-paper.clip-norm", "None", "--seed", "3"]
+    options += ["--lnb-cholesky.solver.every", "2", "--lnb-cholesky.learning-rate", "1e-1", "--evaluate-every", "7"]
     assert lnb("compare", "digits", *SMALL_DIGITS, "--task.hidden", "8", "9", *options, "--output", tmp_path) == 0
-    adam, boosting, cholesky = (header(tmp_path / f"digits/{n}.jsonl") for n in ("adam", "lnb", "lnb-cholesky"))
+    adam, paper, cholesky = (header(tmp_path / f"digits/{n}.jsonl") for n in ("adam", "lnb-paper", "lnb-cholesky"))
     assert adam["optimizer_settings"]["learning_rate"] == 0.02
-    chosen = {"learning_rate": 0.125, "ridge": 0.7, "clip_norm": None}
-    assert {name: boosting["optimizer_settings"][name] for name in chosen} == chosen
-    assert (cholesky["optimizer_settings"]["every"], cholesky["optimizer_settings"]["learning_rate"]) == (2, 0.1)
-    assert {run["seed"] for run in (adam, boosting, cholesky)} == {3}
+    assert paper["optimizer_settings"]["clip_norm"] is None
+    assert paper["optimizer_settings"]["solver"]["ridge"] == 0.7
+    assert cholesky["optimizer_settings"]["solver"]["every"] == 2
+    assert cholesky["optimizer_settings"]["learning_rate"] == 0.1
+    assert {run["seed"] for run in (adam, paper, cholesky)} == {3}
     assert adam["task_settings"]["hidden"] == [8, 9]
     assert [record.step for record in ex.read_run(tmp_path / "digits/adam.jsonl").records] == [0, 7, 14, 15]
 
 
 def test_the_command_in_a_header_repeats_the_run(tmp_path):
-    options = ["--optimizers", "adam", "sgd", "--sgd.nesterov", "--sgd.clip-norm", "2.0", "--schedule", "linear"]
-    assert lnb("compare", "digits", *SMALL_DIGITS, *options, "--learning-rate", "sgd=0.02", "--output", tmp_path) == 0
-    run = ex.read_run(tmp_path / "digits/sgd.jsonl")
-    command, *arguments = shlex.split(run.header.command)
-    assert command == "lnb"
-    assert lnb(*arguments, "--output", tmp_path / "again") == 0
-    again = ex.read_run(tmp_path / "again/digits/sgd.jsonl")
-    assert again.header.command == run.header.command
-    assert list(map(untimed, again.records)) == list(map(untimed, run.records))
-    assert run.cost is not None
+    options = ["--optimizers", "sgd", "lnb-paper", "--sgd.nesterov", "--sgd.clip-norm", "2.0", "--schedule", "linear"]
+    options += ["--sgd.learning-rate", "0.02", "--lnb-paper.solver.relative", "--lnb-paper.solver.ridge", "1.5"]
+    assert lnb("compare", "digits", *SMALL_DIGITS, *options, "--output", tmp_path) == 0
+    for name in ("sgd", "lnb-paper"):
+        run = ex.read_run(tmp_path / f"digits/{name}.jsonl")
+        command, *arguments = shlex.split(run.header.command)
+        assert command == "lnb"
+        assert lnb(*arguments, "--output", tmp_path / "again") == 0
+        again = ex.read_run(tmp_path / f"again/digits/{name}.jsonl")
+        assert again.header.command == run.header.command
+        assert list(map(untimed, again.records)) == list(map(untimed, run.records))
 
 
 def test_a_run_stops_at_the_target(tmp_path, capsys):
@@ -90,7 +95,7 @@ def test_a_run_stops_at_the_target(tmp_path, capsys):
 
 
 def test_a_diverging_run_does_not_spoil_the_others(tmp_path, capsys):
-    options = ["--optimizers", "sgd", "adam", "--learning-rate", "sgd=1e3", "--epochs", "30", "--evaluate-every", "1"]
+    options = ["--optimizers", "sgd", "adam", "--sgd.learning-rate", "1e3", "--epochs", "30", "--evaluate-every", "1"]
     assert lnb("compare", "matrix-factorization", *SMALL_MATRIX, *options, "--output", tmp_path) == 0
     assert re.search(r"sgd .*diverged by step \d+", capsys.readouterr().out)
     sgd, adam = (ex.read_run(tmp_path / f"matrix-factorization/{name}.jsonl") for name in ("sgd", "adam"))
@@ -117,17 +122,15 @@ def test_inspect_prints_the_neurons(capsys):
     assert "2 neurons cover 100.0% of the parameters." in out
 
 
-def test_scales_have_their_own_defaults(capsys):
+def test_the_scale_of_the_paper_is_a_task_of_its_own_with_its_defaults(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        lnb("compare", "mnist", "--scale", "paper", "--help")
-    out = " ".join(capsys.readouterr().out.split())
-    assert "(default: paper)" in out
-    assert "Passes over the training data. (default: 100)" in out
-
-
-def test_inspect_takes_a_scale(capsys):
-    assert lnb("inspect", "matrix-factorization", *SMALL_MATRIX, "--scale=paper") == 0
-    assert "2 neurons cover 100.0% of the parameters." in capsys.readouterr().out
+        lnb("compare", "mnist-paper", "--help")
+    assert "Passes over the training data. (default: 100)" in " ".join(capsys.readouterr().out.split())
+    name, *options = "matrix-factorization-paper", *SMALL_MATRIX, "--optimizers", "sgd", "--epochs", "2"
+    assert lnb("compare", name, *options, "--output", tmp_path) == 0
+    run = ex.read_run(tmp_path / "matrix-factorization/sgd.jsonl")
+    assert (run.header.task, run.header.scale) == ("matrix-factorization", "paper")
+    assert run.header.command.startswith("lnb compare matrix-factorization-paper --optimizers sgd --epochs 2")
 
 
 def test_tasks_lists_every_task_on_a_line(capsys):
@@ -135,11 +138,16 @@ def test_tasks_lists_every_task_on_a_line(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(ex.TASKS)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["compare", "--help"], ["sweep", "--help"]])
-def test_usage_names_every_command(arguments, capsys):
-    assert lnb(*arguments) == 0
+def test_help_lists_the_commands_and_the_tasks(capsys):
+    with pytest.raises(SystemExit) as caught:
+        lnb("--help")
+    assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"lnb {command}" in out for command in ("compare", "sweep", "report", "inspect", "tasks", "plot"))
+    assert all(command in out for command in ("compare", "sweep", "inspect", "tasks", "plot", "pack", "report"))
+    with pytest.raises(SystemExit):
+        lnb("sweep", "--help")
+    out = capsys.readouterr().out
+    assert all(task in out for task in ex.TASKS)
 
 
 def test_help_of_a_task_lists_its_options(capsys):
@@ -147,26 +155,31 @@ def test_help_of_a_task_lists_its_options(capsys):
         lnb("compare", "digits", "--help")
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert all(option in out for option in ("--optimizers", "--task.batch-size", "--lnb.ridge", "--lnb-cholesky.every"))
+    for option in ("--optimizers", "--task.batch-size", "--lnb.solver.ridge", "--lnb-paper.solver.steps", "--seed"):
+        assert option in out
     assert "Optimizers to compare." in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nope"], ["compare"], ["compare", "nope"], ["compare", "digits-paper"], ["compare", "digits", "--nope", "1"]],
+)
+def test_words_that_are_no_command_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        lnb(*arguments)
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nope"], "`command` is unknown: 'nope'; known are compare, sweep, report, inspect, tasks, plot."),
-        (["compare"], "needs a task first, one of matrix-factorization"),
-        (["compare", "nope"], "`task` is unknown: 'nope'"),
-        (["compare", "digits", "--scale", "paper"], "`scale` must be one that digits has: cpu; got 'paper'"),
-        (["inspect", "digits", "--scale=nope"], "`scale` must be one that digits has: cpu; got 'nope'"),
         (["compare", "digits", "--optimizers", "gauss-newton"], "GaussNewton is for least-squares problems"),
         (["compare", "digits", "--optimizers", "nope"], "unknown optimizer 'nope'"),
         (["compare", "digits", "--optimizers"], "`optimizers` must name at least one"),
-        (["compare", "digits", "--muon.momentum", "0.5"], "--muon has options, but `optimizers` does not name it"),
-        (["compare", "digits", "--learning-rate", "sgd=1"], "`learning_rate` takes pairs NAME=RATE"),
-        (["compare", "digits", "--learning-rate", "adam=x"], "`learning_rate` takes pairs such as adam=3e-3"),
-        (["compare", "digits", "--lnb.ridge", "-1"], "`ridge`"),
-        (["compare", "digits", "--lnb.steps", "0"], "`steps`"),
+        (["compare", "digits", "--muon.momentum", "0.5"], "--muon has options, but muon does not run here"),
+        (["compare", "digits", "--seed", "-5"], "`seed` must be from 0 to 4294967295, got -5"),
+        (["sweep", "digits", "--optimizer", "adam", "--seeds", "-5"], "`seed` must be from 0 to 4294967295, got -5"),
         (["compare", "digits", "--epochs", "0"], "`epochs`"),
         (["compare", "digits", "--checkpoint-every", "0"], "`checkpoint_every` must be at least 1, got 0"),
         (["compare", "digits", "--task.batch-size", "0"], "`batch_size`"),
@@ -183,4 +196,28 @@ def test_errors_are_one_line_and_exit_2(arguments, message, capsys, monkeypatch,
     assert message in err
     assert err.count("\n") == 1
     assert out == ""
-    assert not list(tmp_path.iterdir())  # nothing was begun
+    assert not list(tmp_path.rglob("*.jsonl"))  # nothing was begun
+
+
+@pytest.mark.parametrize("option", [("--lnb-paper.solver.ridge", "-1"), ("--lnb-paper.solver.steps", "0")])
+def test_a_setting_that_a_solver_refuses_exits_2(option, capsys):
+    assert exit_of("compare", "digits", *option) == 2
+    err = capsys.readouterr().err
+    assert option[0].rpartition(".")[2] in err
+    assert "Traceback" not in err
+
+
+def test_a_second_command_in_one_folder_is_refused_in_a_sentence(tmp_path, capsys):
+    options = [*SMALL_DIGITS, "--output", tmp_path]
+    for command, folder in (
+        (["compare", "digits", "--optimizers", "adam"], "digits"),
+        (["sweep", "digits", "--optimizer", "adam", "--seeds", "0"], "digits/constant/adam"),
+    ):
+        with ex.locked(tmp_path / folder):
+            assert lnb(*command, *options) == 2
+            out, err = capsys.readouterr()
+            assert err == f"lnb: `output` is in use: another process writes its runs to {tmp_path / folder}.\n"
+            assert out == ""
+            assert not list(tmp_path.rglob("*.jsonl"))
+    assert lnb(*command, *options) == 0  # the lock is gone
+    assert lnb(*command, *options) == 0  # and does not stay

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lnb.experiments import _data
 
 import lnb
 import lnb_experiments as ex
+from lnb_experiments.data import _data
 from lnb_experiments.data._batches import shuffled_batches
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -65,7 +65,7 @@ def test_neurons_cover_every_task(name):
 
 def test_runs_start_alike_and_see_the_same_batches():
     _, problem = small("digits")
-    firsts = [next(ex.train(problem, s, epochs=1, evaluate_every=5)) for s in (ex.Adam(), ex.LNB(), ex.LNBCholesky())]
+    firsts = [next(ex.train(problem, s, epochs=1, evaluate_every=5)) for s in (ex.Adam(), ex.LNB(), ex.paper_lnb())]
     assert firsts[0] == firsts[1] == firsts[2]
     for epoch in range(2):
         for one, other in zip(problem.batches(epoch, 0), problem.batches(epoch, 0), strict=True):
@@ -112,10 +112,10 @@ def test_divergence_ends_a_run():
 def test_lnb_reaches_a_lower_loss_than_adam(name):
     task, problem = small(name)
     ends = {}
-    for optimizer in ("adam", "lnb"):
+    for optimizer in ("adam", "lnb-paper"):
         *_, last = ex.train(problem, task.optimizers[optimizer], epochs=5, evaluate_every=1000)
         ends[optimizer] = last.loss
-    assert ends["lnb"] < ends["adam"]
+    assert ends["lnb-paper"] < ends["adam"]
 
 
 def test_batches_visit_every_example_once_an_epoch():
@@ -163,19 +163,24 @@ def test_the_schedule_falls_from_one_to_one_over_the_steps():
 
 
 def test_a_command_repeats_a_run():
-    header = header_of(ex.find_task("digits"), "lnb")
-    assert ex.repeat_command(header) == "lnb compare digits --optimizers lnb --epochs 1"
+    header = header_of(ex.find_task("digits"), "lnb-paper")
+    assert ex.repeat_command(header) == "lnb compare digits --optimizers lnb-paper --epochs 1"
     changed = dataclasses.replace(
         header,
         task_settings={**header.task_settings, "hidden": (8, 9)},
-        optimizer_settings={**header.optimizer_settings, "clip_norm": None, "ridge": 1e-6, "step": "polyak"},
+        optimizer_settings={
+            **header.optimizer_settings,
+            "clip_norm": None,
+            "solver": {**header.optimizer_settings["solver"], "ridge": 1e-6},
+            "step": "polyak",
+        },
         seed=3,
         evaluate_every=7,
         schedule="linear",
     )
     assert ex.repeat_command(changed) == (
-        "lnb compare digits --optimizers lnb --schedule linear --epochs 1 --evaluate-every 7 --seed 3 "
-        "--task.hidden 8 9 --lnb.step polyak --lnb.clip-norm None --lnb.ridge 1e-06"
+        "lnb compare digits --optimizers lnb-paper --schedule linear --epochs 1 --evaluate-every 7 --seed 3 "
+        "--task.hidden 8 9 --lnb-paper.solver.ridge 1e-06 --lnb-paper.step polyak --lnb-paper.clip-norm None"
     )
     nesterov = header_of(ex.find_task("digits"), "sgd")
     nesterov = dataclasses.replace(nesterov, optimizer_settings={**nesterov.optimizer_settings, "nesterov": True})
@@ -189,8 +194,15 @@ def test_a_command_repeats_a_run():
         (lambda: ex.check_optimizer("nope"), "`optimizers` has an unknown optimizer 'nope'"),
         (lambda: shuffled_batches(jnp.arange(3), 4, 0), "`batch_size` must be from 1 to"),
         (lambda: ex.train(small("digits")[1], ex.Adam(), epochs=0, evaluate_every=1), "`epochs` and `evaluate_every`"),
-        (lambda: ex.prepare(small("digits")[1], ex.LNB(ridge=-1)), "`ridge`"),
-        (lambda: ex.prepare(small("digits")[1], ex.LNB(steps=0)), "`steps`"),
+        (lambda: ex.prepare(small("digits")[1], ex.LNB(learning_rate=0)), "`learning_rate` of LNB"),
+        (
+            lambda: ex.find_task("digits").build(ex.find_task("digits").at("cpu").settings, -5),
+            "`seed` must be from 0 to",
+        ),
+        (
+            lambda: ex.find_task("digits").build(ex.find_task("digits").at("cpu").settings, 2**32),
+            "`seed` .* got 4294967296",
+        ),
         (lambda: ex.prepare(small("digits")[1], ex.Adam(learning_rate=0)), "`learning_rate` of Adam"),
         (lambda: ex.prepare(small("digits")[1], ex.Adam(clip_norm=0)), "`clip_norm` of Adam"),
         (
@@ -238,7 +250,7 @@ def header_of(task, optimizer):
         task=task.name,
         optimizer=optimizer,
         task_settings=dataclasses.asdict(task.at("cpu").settings),
-        optimizer_settings=dataclasses.asdict(task.optimizers[optimizer]),
+        optimizer_settings=ex.settings_of(task.optimizers[optimizer]),
         seed=0,
         scale="cpu",
         epochs=1,

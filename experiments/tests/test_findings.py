@@ -1,4 +1,4 @@
-"""Numbers, verdicts and sentences from made-up runs, computed by hand."""
+"""Numbers and verdicts from made-up runs, computed by hand."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ import pytest
 from made_runs import made_run
 
 import lnb_experiments as ex
+from lnb_experiments.report._tables import glance_table
 
 
 def experiment(*runs, timings=()):
@@ -29,11 +30,9 @@ def test_spread_is_of_the_seeds_at_the_picked_rate():
     ]
     (entry,) = experiment(*runs).entries
     assert entry.choice == ex.Choice(0.2, None)
-    assert [(point.rate, point.end) for point in entry.grid] == [(0.1, 0.9), (0.2, 0.4), (0.3, math.inf)]
-    end = entry.metric_at_end("validation_loss")
-    assert end is not None
-    assert (end.mean, end.count) == (pytest.approx(0.6), 3)
-    assert end.deviation == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert [run.rate for run in entry.grid] == [0.1, 0.2, 0.3]
+    assert entry.at_end("validation_loss") == (0.4, 0.5, 0.9)
+    assert entry.mean_at_end("validation_loss") == pytest.approx(0.6)
 
 
 def test_the_seed_with_most_rates_picks():
@@ -47,10 +46,10 @@ def test_diverged_seeds_are_counted_and_not_averaged():
     runs = [made_run(losses=(2.0, 1.0, 0.5)), made_run(seed=1, losses=(2.0, 1.0, math.nan))]
     (entry,) = experiment(*runs).entries
     assert entry.diverged == 1
-    assert entry.metric_at_end("validation_loss") == ex.Spread(0.5, None, 1)
-    reach = entry.first_with(lambda record: record.loss <= 0.5)
-    assert reach is not None
-    assert (reach.reached, reach.count, reach.by_all) == (1, 2, False)
+    assert entry.at_end("training_loss") == (0.5,)
+    time = entry.time_to(ex.Target("training_loss", 0.5, at_least=False))
+    assert time is not None
+    assert (time.reached, time.count, time.by_all) == (1, 2, False)
 
 
 def test_steps_to_the_baselines_end():
@@ -58,46 +57,47 @@ def test_steps_to_the_baselines_end():
     comparison = experiment(*tuned("adamw", (0.5, 0.7)), made_run("lnb", losses=(2.0, 0.6, 0.3), milliseconds=20.0))
     adamw, lnb = comparison.entries
     assert comparison.baseline is adamw
-    ours, theirs = ex.reach_of_baseline(comparison, lnb), ex.reach_of_baseline(comparison, adamw)
+    ours, theirs = (entry.time_to_end_of(adamw, "validation_loss") for entry in (lnb, adamw))
     assert ours is not None
     assert (ours.steps, ours.epochs, ours.seconds) == (10, 1, pytest.approx(0.2))
     assert theirs is not None
     assert (theirs.steps, theirs.reached) == (20, 1)
-    (sentence,) = ex.sentences_of([comparison])
-    assert sentence.kind == "fewer steps"  # 0.2 s is all that AdamW takes
-    assert "LNB (CG) reaches tuned AdamW's final validation loss (0.6) in 50 % of its steps and 100 %" in sentence.text
+    better = lnb.time_to_end_of(adamw, "accuracy", at_least=True)
+    assert better is not None
+    assert better.steps == 20
+
+
+def outcomes(*runs):
+    return dict(glance_table([experiment(*runs)]).frame[["solver", "outcome"]].itertuples(index=False))
 
 
 @pytest.mark.parametrize(
-    ("losses", "milliseconds", "kind", "part"),
+    ("losses", "milliseconds", "outcome"),
     [
-        ((2.0, 0.4, 0.3), 12.0, "wins", "in 50 % of its steps and 60 % of its time; it ends at 0.3"),
-        ((2.0, 0.4, 0.3), 25.0, "fewer steps", "50 % of its steps and 125 % of its time"),
-        ((2.0, 1.0, 0.4), 5.0, "loses", "in 100 % of its steps and 50 % of its time"),
-        ((2.0, 1.0, 0.9), 5.0, "loses", "does not reach tuned AdamW's final validation loss (0.5); it ends at 0.9"),
-        ((2.0, math.nan, math.nan), 5.0, "loses", "(0.5): every run diverged."),
+        ((2.0, 0.4, 0.3), 12.0, "wins"),
+        ((2.0, 0.4, 0.3), 25.0, "fewer steps"),
+        ((2.0, 1.0, 0.4), 5.0, "loses"),
+        ((2.0, 1.0, 0.9), 5.0, "loses"),
+        ((2.0, math.nan, math.nan), 5.0, "loses"),
     ],
 )
-def test_sentences_say_who_wins(losses, milliseconds, kind, part):
-    (sentence,) = ex.sentences_of(
-        [experiment(made_run(), made_run("lnb-auto", losses=losses, milliseconds=milliseconds))]
-    )
-    assert sentence.kind == kind
-    assert part in sentence.text
+def test_the_table_says_who_wins(losses, milliseconds, outcome):
+    assert outcomes(made_run(), made_run("lnb", losses=losses, milliseconds=milliseconds)) == {"LNB": outcome}
+
+
+def test_a_win_with_one_seed_of_two_is_none():
+    runs = [made_run("lnb", losses=(2.0, 0.4, 0.3)), made_run("lnb", seed=1, losses=(2.0, 1.0, 0.9))]
+    assert outcomes(made_run(), *runs) == {"LNB": "loses"}
 
 
 def test_a_baseline_that_passes_its_own_end_on_the_way_is_not_counted_as_slow():
     overfits = made_run(losses=(2.0, 1.0, 0.5), validation=(2.0, 0.4, 0.5))
-    (sentence,) = ex.sentences_of([experiment(overfits, made_run("lnb", losses=(2.0, 0.4, 0.3)))])
-    assert sentence.kind == "loses"
-    assert "AdamW itself first passes that value after 50 % of its steps." in sentence.text
+    assert outcomes(overfits, made_run("lnb", losses=(2.0, 0.4, 0.3))) == {"LNB": "loses"}
 
 
-def test_only_one_of_two_sides():
-    (alone,) = ex.sentences_of([experiment(made_run())])
-    assert (alone.kind, alone.text) == ("not compared", "LNB was not run.")
-    (alone,) = ex.sentences_of([experiment(made_run("lnb"))])
-    assert alone.text == "There is no finite run of AdamW or Adam to compare with."
+@pytest.mark.parametrize("only", ["adamw", "lnb"])
+def test_one_side_alone_is_not_compared(only):
+    assert glance_table([experiment(made_run(only))]).frame.empty
 
 
 def test_ratios_are_of_runs_that_took_turns_where_there_are_any():
@@ -106,7 +106,7 @@ def test_ratios_are_of_runs_that_took_turns_where_there_are_any():
     adamw, lnb = comparison.entries
     ratio = comparison.step_ratio(lnb, adamw)
     assert ratio is not None
-    assert (ratio.value, ratio.together) == (4, False)
+    assert (ratio.value, ratio.interleaved) == (4, False)
     turns = [
         made_run(milliseconds=8.0, comparison="a", rate=9),
         made_run("lnb", milliseconds=12.0, comparison="a", rate=9),
@@ -114,16 +114,18 @@ def test_ratios_are_of_runs_that_took_turns_where_there_are_any():
     together = experiment(*runs, timings=turns)
     ratio = together.step_ratio(together.entries[1], together.entries[0])
     assert ratio is not None
-    assert (ratio.value, ratio.together) == (1.5, True)
+    assert (ratio.value, ratio.interleaved) == (1.5, True)
     # Its share of time is then that ratio times its share of steps, whatever the seconds.
-    share = together.time_share(together.entries[1], ex.Reach(10, 1, 99.0, 1, 1), together.entries[0], adamw.whole())
+    share = together.time_share(
+        together.entries[1], ex.TimeToTarget(10, 1, 99.0, 1, 1), together.entries[0], adamw.full_length()
+    )
     assert share == 0.75
     # Another configuration of the solver tells nothing about this one.
     other = dataclasses.replace(turns[1].header, optimizer_settings={"learning_rate": 9, "ridge": 2.0})
     apart = experiment(*runs, timings=(turns[0], dataclasses.replace(turns[1], header=other)))
     ratio = apart.step_ratio(apart.entries[1], apart.entries[0])
     assert ratio is not None
-    assert not ratio.together
+    assert not ratio.interleaved
 
 
 def test_all_runs_are_on_the_clock_of_those_that_took_turns():
@@ -161,12 +163,12 @@ def test_short_comparisons_are_for_timings():
 def test_configurations_of_one_optimizer_are_told_apart():
     other = {"learning_rate": 0.1, "ridge": 5.0}
     comparison = experiment(made_run("lnb"), made_run("lnb", optimizer_settings=other), made_run())
-    assert [entry.label for entry in comparison.entries] == ["AdamW", "LNB (CG), ridge 1.0", "LNB (CG), ridge 5.0"]
+    assert [entry.label for entry in comparison.entries] == ["AdamW", "LNB, ridge 1.0", "LNB, ridge 5.0"]
 
 
 def verdict(number, *runs):
     shown, _ = ex.experiments_of(runs, runs)
-    return ex.papers_figures(shown)[number - 1]
+    return ex.paper_figures(shown)[number - 1]
 
 
 def test_figure_1():
@@ -174,21 +176,19 @@ def test_figure_1():
         return made_run(optimizer, "matrix-factorization", losses=losses, accuracies=(), epochs=len(losses) - 1)
 
     adam = run("adam", (1.0, 1e-2, 1e-3, 1e-7))
-    figure = verdict(1, adam, run("lnb", (1.0, 1e-7)), run("lnb-auto", (1.0, 1e-5)))
+    figure = verdict(1, adam, run("lnb-paper", (1.0, 1e-7)), run("lnb", (1.0, 1e-5)))
     assert figure.outcome == "not run"  # the lengths differ
-    figure = verdict(1, adam, run("lnb", (1.0, 1e-7, 1e-8, 1e-9)), run("lnb-auto", (1.0, 1e-5, 1e-5, 1e-5)))
-    assert {case.optimizer: case.outcome for case in figure.cases} == {
-        "lnb": "reproduced",
-        "lnb-auto": "not reproduced",
+    figure = verdict(1, adam, run("lnb-paper", (1.0, 1e-7, 1e-8, 1e-9)), run("lnb", (1.0, 1e-5, 1e-5, 1e-5)))
+    assert {one.optimizer: one.outcome for one in figure.judgements} == {
+        "lnb-paper": "reproduced",
+        "lnb": "not reproduced",
     }
     assert figure.outcome == "reproduced"
-    assert (
-        "LNB (CG) comes to 1e-6 in 10 steps, Adam in 30 (1 of 1 seed): 3 times as many" in figure.cases[1].facts[0].text
-    )
-    slow = verdict(1, run("adam", (1.0, 1e-7, 1e-7, 1e-7)), run("lnb", (1.0, 1e-2, 1e-7, 1e-9)))
+    assert figure.judgements[1].criteria[0].measured == "10 (1 of 1 seed), Adam 30 (1 of 1 seed)"
+    slow = verdict(1, run("adam", (1.0, 1e-7, 1e-7, 1e-7)), run("lnb-paper", (1.0, 1e-2, 1e-7, 1e-9)))
     assert slow.outcome == "not reproduced"
-    never = verdict(1, run("adam", (1.0, 1e-2, 1e-3)), run("lnb", (1.0, 1e-7, 1e-8)))
-    assert "Adam never in its 20: more than 2 times as many" in never.cases[0].facts[0].text
+    never = verdict(1, run("adam", (1.0, 1e-2, 1e-3)), run("lnb-paper", (1.0, 1e-7, 1e-8)))
+    assert never.judgements[0].criteria[0].measured == "10 (1 of 1 seed), Adam never in 20"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_figure_2(plain, inverted, outcome):
     runs = [
         made_run(optimizer, task, accuracies=(0.1, 0.5, accuracy))
         for task, accuracies in (("mnist", plain), ("mnist-inverted", inverted))
-        for optimizer, accuracy in zip(("lnb", "adam"), accuracies, strict=False)
+        for optimizer, accuracy in zip(("lnb-paper", "adam"), accuracies, strict=False)
     ]
     assert verdict(2, *runs).outcome == outcome
 
@@ -225,8 +225,8 @@ def with_network_tasks(monkeypatch):
 @pytest.mark.usefixtures("with_network_tasks")
 def test_depths_of_figure_2_are_judged_together():
     def runs(task, hidden, inverted_adam):
-        accuracies = {(task, "lnb"): 0.98, (task, "adam"): 0.98}
-        accuracies |= {(f"{task}-inverted", "lnb"): 0.98, (f"{task}-inverted", "adam"): inverted_adam}
+        accuracies = {(task, "lnb-paper"): 0.98, (task, "adam"): 0.98}
+        accuracies |= {(f"{task}-inverted", "lnb-paper"): 0.98, (f"{task}-inverted", "adam"): inverted_adam}
         return [
             made_run(optimizer, name, accuracies=(0.1, 0.5, end), task_settings={"hidden": hidden})
             for (name, optimizer), end in accuracies.items()
@@ -236,8 +236,8 @@ def test_depths_of_figure_2_are_judged_together():
     assert verdict(2, *runs("mnist", [8], 0.9), *runs("mnist-deep", [8, 8], 0.9)).outcome == "reproduced"
     figure = verdict(2, *runs("mnist", [8], 0.9), *runs("mnist-deep", [8, 8], 0.98))
     assert figure.outcome == "partly"
-    assert [fact.holds for fact in figure.cases[0].facts] == [True, True, True, False]
-    assert "mnist-deep, hidden layers 8-8: (b)" in figure.cases[0].facts[3].text
+    assert [criterion.holds for criterion in figure.judgements[0].criteria] == [True, True, True, False]
+    assert figure.judgements[0].criteria[3].claimed.startswith("hidden layers 8-8: inverted pixels")
 
 
 @pytest.mark.usefixtures("with_network_tasks")
@@ -251,11 +251,11 @@ def test_depths_of_figure_2_are_judged_together():
     ],
 )
 def test_figure_3(losses, accuracy, outcome):
-    lnb = made_run("lnb", "vit-cifar10", losses=losses, accuracies=(0.1, 0.5, accuracy), milliseconds=13.0)
+    lnb = made_run("lnb-paper", "vit-cifar10", losses=losses, accuracies=(0.1, 0.5, accuracy), milliseconds=13.0)
     figure = verdict(3, made_run(task="vit-cifar10"), lnb)
     assert figure.outcome == outcome
-    assert figure.cases[0].remarks == (
-        "time of a step: 1.3 times the baseline's, from runs that did not take turns (the paper: 1.48 times)",
+    assert figure.judgements[0].criteria[-1] == ex.Criterion(
+        "a step takes 1.48 times Adam's", "1.3 times, from runs that did not take turns", None
     )
 
 
@@ -269,6 +269,6 @@ def test_figure_3(losses, accuracy, outcome):
     ],
 )
 def test_figure_4(losses, validation, accuracies, holds):
-    lnb = made_run("lnb", "unet-voc", losses=losses, validation=validation, accuracies=accuracies)
+    lnb = made_run("lnb-paper", "unet-voc", losses=losses, validation=validation, accuracies=accuracies)
     figure = verdict(4, made_run(task="unet-voc"), lnb)
-    assert [fact.holds for fact in figure.cases[0].facts] == holds
+    assert [criterion.holds for criterion in figure.judgements[0].criteria[:3]] == holds

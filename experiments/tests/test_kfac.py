@@ -23,7 +23,7 @@ pytestmark = [
 def test_an_environment_without_kfac_jax_is_an_error_that_says_what_to_install():
     task = ex.TASKS["digits"]
     problem = task.build(task.at("cpu").settings, 0)
-    with pytest.raises(ex.ExperimentError, match=r"lnb\[experiments,kfac\]"):
+    with pytest.raises(ex.ExperimentError, match=r"lnb-experiments\[kfac\]"):
         ex.train(problem, ex.KFAC(), epochs=1, evaluate_every=1)
 
 

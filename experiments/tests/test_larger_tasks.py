@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lnb.experiments import _character_transformer, _data, _vision_transformer
 from tiny_data import TEXT, TINY, photographs, tiny
 
 import lnb
 import lnb_experiments as ex
+from lnb_experiments.data import _data
+from lnb_experiments.tasks import _character_transformer, _vision_transformer
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -45,7 +46,7 @@ def test_batches_depend_on_seed_epoch_and_number_alone(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize(("optimizer", "learning_rate"), [("lnb", 0.1), ("lnb-auto", 0.02)])
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("lnb-paper", 0.1), ("lnb", 0.02)])
 def test_it_trains(name, optimizer, learning_rate, quick_compilation):
     settings = dataclasses.replace(ex.find_task(name).optimizers[optimizer], learning_rate=learning_rate)
     records = list(ex.train(tiny(name), settings, epochs=4, evaluate_every=3))

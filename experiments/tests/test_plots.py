@@ -5,7 +5,7 @@ import math
 import pytest
 
 import lnb_experiments as ex
-from lnb import _plots
+from lnb_experiments.report import _figures
 
 
 def run(optimizer="lnb", task="digits", losses=(2.0, 0.5, 0.01), accuracies=(0.1, 0.9, 0.98), rate=0.5):
@@ -35,7 +35,7 @@ def run(optimizer="lnb", task="digits", losses=(2.0, 0.5, 0.01), accuracies=(0.1
 
 @pytest.mark.parametrize(("accuracies", "rows"), [((0.1, 0.9, 0.98), 2), ((), 1)])
 def test_a_row_for_each_kind_of_value(accuracies, rows):
-    figure = _plots.draw_runs([run("adam", accuracies=accuracies), run(accuracies=accuracies)])
+    figure = _figures.draw_runs([run("adam", accuracies=accuracies), run(accuracies=accuracies)])
     assert len(figure.axes) == 2 * rows
     assert [axes.get_xlabel() for axes in figure.axes[-2:]] == ["steps", "seconds of training"]
     assert all(axes.get_yscale() == "log" for axes in figure.axes[:2])
@@ -43,7 +43,7 @@ def test_a_row_for_each_kind_of_value(accuracies, rows):
 
 
 def test_lines_are_the_records():
-    figure = _plots.draw_runs([run()])
+    figure = _figures.draw_runs([run()])
     loss, accuracy = (figure.axes[i].get_lines()[0] for i in (0, 3))
     assert loss.get_xdata().tolist() == [0, 10, 20]
     assert loss.get_ydata().tolist() == [2.0, 0.5, 0.01]
@@ -52,7 +52,7 @@ def test_lines_are_the_records():
 
 
 def test_headline_of_many_runs_stays_within_the_figure():
-    figure = _plots.draw_runs([run(name) for name in ("adamw", "sgd", "muon", "lnb", *6 * ("lnb-low-rank",))])
+    figure = _figures.draw_runs([run(name) for name in ("adamw", "sgd", "muon", "lnb", *6 * ("lnb-low-rank",))])
     figure.draw_without_rendering()
     (headline,) = (text for text in figure.texts if text.get_text() == figure.get_suptitle())
     box = headline.get_window_extent()
@@ -61,12 +61,12 @@ def test_headline_of_many_runs_stays_within_the_figure():
 
 def test_headline_starts_with_the_quickest():
     slow = run("adam", accuracies=(0.1, 0.2, 0.3))
-    assert "lnb 20 · adam not reached" in _plots.draw_runs([slow, run()]).get_suptitle()
+    assert "lnb 20 · adam not reached" in _figures.draw_runs([slow, run()]).get_suptitle()
 
 
 def test_colors_are_the_optimizers_own_whatever_is_beside_them():
     def color(runs, index):
-        return _plots.draw_runs(runs).axes[0].get_lines()[index].get_color()
+        return _figures.draw_runs(runs).axes[0].get_lines()[index].get_color()
 
     assert color([run("adam"), run("lnb")], 1) == color([run("lnb")], 0)
     assert color([run("lnb"), run("lnb")], 0) != color([run("lnb"), run("lnb")], 1)
@@ -74,40 +74,40 @@ def test_colors_are_the_optimizers_own_whatever_is_beside_them():
 
 def test_every_optimizer_has_its_own_colour_and_dashes():
     names = list(ex.OPTIMIZERS)
-    styles = _plots.styles_of(names)
+    styles = _figures.styles_of(names)
     for kind in ("color", "linestyle"):
         assert len({str(style[kind]) for style in styles}) == len(names)
     widest = max(styles, key=lambda style: style["linewidth"])
-    assert names[styles.index(widest)] == "lnb-auto"
-    twice = _plots.styles_of(["lnb", "lnb"])
+    assert names[styles.index(widest)] == "lnb"
+    twice = _figures.styles_of(["lnb", "lnb"])
     assert twice[0]["color"] != twice[1]["color"]
 
 
 def test_labels_tell_runs_of_one_optimizer_apart():
-    assert _plots.run_labels([run(rate=0.5), run(rate=0.1), run("adam")]) == ["lnb 0.5", "lnb 0.1", "adam"]
-    assert _plots.run_labels([run(), run()]) == ["lnb 0.5 (1)", "lnb 0.5 (2)"]
+    assert _figures.run_labels([run(rate=0.5), run(rate=0.1), run("adam")]) == ["lnb 0.5", "lnb 0.1", "adam"]
+    assert _figures.run_labels([run(), run()]) == ["lnb 0.5 (1)", "lnb 0.5 (2)"]
 
 
 @pytest.mark.parametrize("last", [math.nan, math.inf])
 def test_a_diverged_run_is_drawn_to_where_it_was_finite(last, tmp_path):
     runs = [run(), run("adam", losses=(2.0, 1.0, last))]
-    figure = _plots.draw_runs(runs)
+    figure = _figures.draw_runs(runs)
     assert "adam (diverged)" in [text.get_text() for text in figure.legends[0].get_texts()]
     assert figure.axes[0].get_lines()[1].get_xdata().tolist() == [0, 10]
-    _plots.plot_runs(runs, tmp_path / "plot.png")
-    _plots.plot_runs([run(losses=(last, last, last))], tmp_path / "plot.png")
+    _figures.plot_runs(runs, tmp_path / "plot.png")
+    _figures.plot_runs([run(losses=(last, last, last))], tmp_path / "plot.png")
 
 
 def test_a_run_that_learns_nothing_is_drawn(tmp_path):
-    _plots.plot_runs([run(losses=(1.0, 1.0, 1.0), accuracies=(0.1, 0.1, 0.1))], tmp_path / "plot.png")
+    _figures.plot_runs([run(losses=(1.0, 1.0, 1.0), accuracies=(0.1, 0.1, 0.1))], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_requests_say_what_is_wrong(tmp_path):
     with pytest.raises(ex.ExperimentError, match="`records` must be of one task, got none"):
-        _plots.plot_runs([], tmp_path / "plot.png")
+        _figures.plot_runs([], tmp_path / "plot.png")
     with pytest.raises(ex.ExperimentError, match="`records` must be of one task, got digits, mnist"):
-        _plots.plot_runs([run(), run(task="mnist")], tmp_path / "plot.png")
+        _figures.plot_runs([run(), run(task="mnist")], tmp_path / "plot.png")
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ex.ExperimentError, match="`output` cannot be written"):
-        _plots.plot_runs([run()], tmp_path / "file" / "plot.png")
+        _figures.plot_runs([run()], tmp_path / "file" / "plot.png")

@@ -4,21 +4,23 @@ import html.parser
 import io
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from lnb._plots import styles_of
-from lnb._report_figures import draw_experiment, png
 from made_runs import made_run, write
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 import lnb_experiments as ex
-from lnb import _cli
+from lnb_experiments import cli
+from lnb_experiments.report._figures import draw_experiment, png, styles_of
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def lnb(*arguments):
-    return _cli.main([str(argument) for argument in arguments])
+    return cli.main([str(argument) for argument in arguments])
 
 
 def results():
@@ -27,8 +29,8 @@ def results():
         made_run("adamw", rate=0.1, losses=(2.0, 1.5, 1.0), accuracies=(0.1, 0.5, 0.8)),
         made_run("adamw", rate=0.3, seed=0, losses=(2.0, 1.0, 0.5), accuracies=(0.1, 0.8, 0.9)),
         made_run("adamw", rate=0.3, seed=1, losses=(2.0, 1.0, 0.7), accuracies=(0.1, 0.8, 0.92)),
-        made_run("lnb-auto", seed=0, losses=(2.0, 0.55, 0.25), milliseconds=15.0, cost=ex.Cost(3.0, 3_000_000, None)),
-        made_run("lnb-auto", seed=1, losses=(2.0, 0.65, math.nan), milliseconds=15.0),
+        made_run("lnb", seed=0, losses=(2.0, 0.55, 0.25), milliseconds=15.0, cost=ex.Cost(3.0, 3_000_000, None)),
+        made_run("lnb", seed=1, losses=(2.0, 0.65, math.nan), milliseconds=15.0),
     ]
 
 
@@ -83,19 +85,18 @@ def test_numbers_on_the_page(folder, capsys):
     assert not page.open
     # AdamW ends at 0.5 and 0.7: 0.6 ± 0.14. LNB's first seed has 0.55 at step 10, its second has 0.65 and diverges.
     assert page.row("AdamW", "0.3 (edge)") == [["AdamW", "0.3 (edge)", "0.6 ± 0.14", "91.00 ± 1.41 %", "0.6 ± 0.14"]]
-    assert page.row("LNB (auto)", "0.1", "0.25 (1 of 2 diverged)") == [
-        ["LNB (auto)", "0.1", "0.25 (1 of 2 diverged)", "90.00 %", "0.25"]
+    assert page.row("LNB", "0.1", "0.25 (1 of 2 diverged)") == [
+        ["LNB", "0.1", "0.25 (1 of 2 diverged)", "90.00 %", "0.25"]
     ]
     assert ["AdamW", "20 (100 %), 1/2 seeds", "0.2 s (100 %)", "not in 20", "-"] in page.rows
-    assert ["LNB (auto)", "10 (50 %), 1/2 seeds", "0.15 s (75 %)", "not in 20", "-"] in page.rows
-    assert ["LNB (auto)", "15", "1.50 *", "2.5 MB", "1.25", "2.25 s"] in page.rows
-    assert ["digits", "LNB (auto)", "50 %, 1/2 seeds", "75 %", "0.42", "-1.00", "1.50", "1.25"] in page.rows
+    assert ["LNB", "10 (50 %), 1/2 seeds", "0.15 s (75 %)", "not in 20", "-"] in page.rows
+    assert ["LNB", "15", "1.50 *", "2.5 MB", "1.25", "2.25 s"] in page.rows
+    assert ["digits", "LNB", "loses", "50 %, 1/2 seeds", "75 %", "0.42", "-1.00", "1.50", "1.25"] in page.rows
     assert page.row("AdamW", "0.1", "1") == [["AdamW", "0.1", "1", "80.00 %", ""]]
     assert page.row("AdamW", "0.3", "0.5") == [["AdamW", "0.3", "0.5", "90.00 %", "picked"]]
     for text in (
-        "LNB (auto) reaches tuned AdamW's final validation loss (0.6) with only 1 of 2 seeds in 50 % of its steps",
         "AdamW: the picked rate is the highest of its grid",
-        "LNB (auto): 1 of 2 seeds diverged; means are over the others.",
+        "LNB: 1 of 2 seeds diverged; means are over the others.",
         "* from runs that did not take turns",
         # What repeats a run with today's defaults, whatever its header says.
         "lnb compare digits --optimizers adamw --epochs 2 --evaluate-every 10 --seed 1 --task.hidden 8 "
@@ -133,15 +134,44 @@ def test_what_records_say_is_text_and_not_markup(folder):
     assert "<b> & more" not in text
 
 
-def test_figures_of_the_paper_are_marked(folder):
-    for number, (optimizer, loss) in enumerate((("adam", 1e-3), ("lnb", 1e-7))):
+def test_claims_of_the_paper_are_beside_what_was_measured(folder):
+    for number, (optimizer, loss) in enumerate((("adam", 1e-3), ("lnb-paper", 1e-7))):
         run = made_run(optimizer, "matrix-factorization", losses=(1.0, loss, loss), accuracies=())
         write(run, folder / f"matrix{number}.jsonl")
     lnb("report", folder)
-    text = " ".join(Page((folder / "report.html").read_text()).text.split())
-    assert "Figure 1: Matrix factorization reproduced The paper:" in text
-    assert "Figure 3: Vision transformer on CIFAR-10 not run The paper:" in text
-    assert "more than 2 times as many" in text
+    page = Page((folder / "report.html").read_text())
+    first, second = page.row("1: Matrix factorization")
+    assert first[1:3] == second[1:3] == ["reproduced", "LNB (paper)"]
+    assert first[4:] == ["relative loss 1e-6 in fewer steps than Adam", "10 (1 of 1 seed), Adam never in 20", "yes"]
+    assert page.row("3: Vision transformer on CIFAR-10", "not run")
+
+
+def test_packed_runs_come_back_as_they_were(folder, tmp_path):
+    write(made_run("sgd", losses=(2.0, math.inf, math.nan), cost=ex.Cost(1.5, None, None)), folder / "diverged.jsonl")
+    write(made_run("muon", losses=(2.0, 1.0), cost=None), folder / "cut.jsonl")
+    task = made_run("adam", "matrix-factorization", losses=(1.0, 0.5, 1e-7), accuracies=())
+    write(task, folder / "matrix.jsonl")
+    before = ex.read_results(folder)
+    assert lnb("pack", folder, "--output", tmp_path / "packed") == 0
+    names = ["digits.parquet", "matrix-factorization.parquet"]
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == names
+    after = ex.read_results(tmp_path / "packed")
+    # As text, since no NaN equals itself.
+    assert (repr(after.runs), repr(after.timings)) == (repr(before.runs), repr(before.timings))
+    assert len(after.runs) == 7
+    (tmp_path / "packed/digits.parquet").write_bytes(b"no table")
+    with pytest.raises(ex.ExperimentError, match=r"not one of runs: .*digits\.parquet"):
+        ex.read_results(tmp_path / "packed")
+
+
+def test_the_report_of_the_repository_is_made_of_its_records(tmp_path):
+    """`make report` writes what is committed: a change of the code or of the records shows here."""
+    assert lnb("report", ROOT / "results", "--output", tmp_path / "report.html") == 0
+    committed = ROOT / "docs/results"
+    assert (tmp_path / "summary.md").read_text() == (committed / "summary.md").read_text()
+    figures = {path.name for path in tmp_path.glob("*.png")}
+    assert figures == {path.name for path in committed.glob("*.png")}
+    assert len(figures) == 26
 
 
 def test_longer_runs_with_a_rate_each_have_a_table_of_their_own(folder):
@@ -162,7 +192,7 @@ def test_nothing_is_left_out_in_silence(folder):
     cut = made_run("muon", losses=(2.0, 1.0), cost=None)
     write(cut, folder / "cut.jsonl")
     (folder / "going.jsonl.part").write_text("{")
-    write(made_run("lnb-auto", seed=0, losses=(2.0, 0.55, 0.25)), folder / "z-again.jsonl")
+    write(made_run("lnb", seed=0, losses=(2.0, 0.55, 0.25)), folder / "z-again.jsonl")
     write(made_run("sgd", epochs=1, losses=(2.0, 1.0)), folder / "short.jsonl")
     write(whole, folder / "whole.jsonl")
     lnb("report", folder)
@@ -200,7 +230,7 @@ def test_figures_are_means_and_ranges():
     assert accuracy.get_lines()[0].get_ydata() == pytest.approx([0.1, 0.8, 0.91])
     assert training.collections[0].get_paths()[0].vertices[:, 1].min() == 0.5
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["AdamW", "SGD (diverged)", "LNB (auto)"]
+    assert labels == ["AdamW", "SGD (diverged)", "LNB"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "validation loss", "accuracy"]
     assert accuracy.get_xlabel() == "seconds of training"
 

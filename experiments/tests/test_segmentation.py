@@ -8,11 +8,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lnb.experiments import _segmentation, _voc
 from tiny_data import file, masked_photographs, tiny
 
 import lnb_experiments as ex
+from lnb_experiments.data import _voc
 from lnb_experiments.data._batches import DecodedExamples
+from lnb_experiments.tasks import _segmentation
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -51,7 +51,7 @@ def resumed(folder, optimizer="adam"):
     return run
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lnb", "lnb-auto"])
+@pytest.mark.parametrize("optimizer", ["adam", "lnb-paper", "lnb"])
 def test_a_run_that_stops_within_an_epoch_goes_on_as_if_it_had_not(optimizer, tmp_path):
     *_, last = whole = list(stored(tmp_path, optimizer).training)
     run = started(tmp_path / "stopped", optimizer)
@@ -66,7 +66,7 @@ def test_a_run_that_stops_within_an_epoch_goes_on_as_if_it_had_not(optimizer, tm
     assert [record.step for record in read.records] == RECORDED
     assert last.step == 30
     assert read.cost is not None
-    assert not again.checkpoints.folder.exists()
+    assert not again.folder.exists()
 
 
 def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path):
@@ -77,7 +77,7 @@ def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path):
     with run.path.open("a") as file:
         file.write('{"step": 28, "epoch": 1.8')  # the process ended within a line
     assert [record.step for record in ex.read_run(run.path).records] == [0, 7, 14, 21]
-    assert [path.name for path in run.checkpoints.folder.iterdir()] == ["20"]
+    assert [path.name for path in run.folder.iterdir()] == ["20"]
     run.close()
     again = resumed(tmp_path / "killed")
     assert len(run.path.read_bytes().splitlines()) == 1 + len([0, 7, 14])
@@ -115,13 +115,13 @@ def test_half_a_checkpoint_is_none(tmp_path):
     run = started(tmp_path, checkpoint_every=5)
     advance(run, 10)
     run.close()
-    whole = run.checkpoints.folder / "10"
-    shutil.copytree(whole, run.checkpoints.folder / "15.orbax-checkpoint-tmp")
+    whole = run.folder / "10"
+    shutil.copytree(whole, run.folder / "15.orbax-checkpoint-tmp")
     again = resumed(tmp_path)
     again.close()
     assert again.training.progress.step == 10
-    assert [path.name for path in run.checkpoints.folder.iterdir()] == ["10"]
-    (run.checkpoints.folder / "11").mkdir()  # no checkpoint: it cannot be read, and that is said
+    assert [path.name for path in run.folder.iterdir()] == ["10"]
+    (run.folder / "11").mkdir()  # no checkpoint: it cannot be read, and that is said
     shutil.rmtree(whole)
     with pytest.raises(ex.ExperimentError, match="`output` cannot be read"):
         resumed(tmp_path)
@@ -146,23 +146,23 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_in_part(tmp_path,
     assert again.training.progress.step == 15
     advance(again, 20)
     again.save()
-    assert [path.name for path in again.checkpoints.folder.iterdir()] == ["20"]
+    assert [path.name for path in again.folder.iterdir()] == ["20"]
     again.close()
 
 
 def test_nothing_to_go_on_from(tmp_path):
     path = tmp_path / "adam.jsonl"
-    assert ex.read_begun(path) is None
+    assert ex.read_previous(path) is None
     path.write_text('{"task": "dig')
-    assert ex.read_begun(path) is None
+    assert ex.read_previous(path) is None
     run = started(tmp_path)
     run.close()
-    begun = ex.read_begun(path)
-    assert begun is not None
-    assert not stored(tmp_path).resume(begun)
+    previous = ex.read_previous(path)
+    assert previous is not None
+    assert not stored(tmp_path).resume(previous)
     path.write_text("no records\n")
     with pytest.raises(ex.ExperimentError, match="`records` must be files"):
-        ex.read_begun(path)
+        ex.read_previous(path)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -179,16 +179,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 def test_settings_that_differ_are_named():
-    begun = header_of(ex.find_task("digits"), "lnb")
+    begun = header_of(ex.find_task("digits"), "lnb-paper")
     line = json.loads(json.dumps(dataclasses.asdict(begun)))
     read = dataclasses.replace(begun, task_settings=line["task_settings"], comparison="other", environment={})
     ex.check_same_settings(read, begun, "")
-    asked = dataclasses.replace(
-        begun, seed=1, optimizer_settings={**begun.optimizer_settings, "ridge": 7.0}, evaluate_every=2
+    requested = dataclasses.replace(
+        begun,
+        seed=1,
+        optimizer_settings={**begun.optimizer_settings, "solver": {"kind": "CG", "ridge": 7.0}},
+        evaluate_every=2,
     )
     with pytest.raises(ex.ExperimentError) as caught:
-        ex.check_same_settings(read, asked, "Give the same.")
-    for part in ("`evaluate_every` was 5, asked is 2", "`seed` was 0, asked is 1", "`lnb.ridge` was 0.1, asked is 7.0"):
+        ex.check_same_settings(read, requested, "Give the same.")
+    for part in (
+        "`evaluate_every` was 5, now it is 2",
+        "`seed` was 0, now it is 1",
+        "`lnb-paper.solver.ridge` was 0.1, now it is 7.0",
+    ):
         assert part in str(caught.value)
     assert "hidden" not in str(caught.value)
 
@@ -211,14 +218,14 @@ def test_a_disk_that_fills_up_keeps_what_was_written(tmp_path, monkeypatch):
     advance(run, 14)
     before = run.path.read_bytes()
     with open("/dev/full", "wb", buffering=0) as full, monkeypatch.context() as patch:
-        patch.setattr(run._files, "_file", full)
+        patch.setattr(run._records, "_file", full)
         with pytest.raises(ex.ExperimentError, match=r"No space left on device. Kept are 3 records, to step 14."):
             advance(run, 21)
     run.close()
     assert run.path.read_bytes() == before
     run = started(tmp_path, checkpoint_every=4)
     advance(run, 4)
-    monkeypatch.setattr(run.checkpoints._manager, "save", fill_up)
+    monkeypatch.setattr(run._manager, "save", fill_up)
     with pytest.raises(ex.ExperimentError, match=r"checkpoint: No space left on device. Kept is .* of step 4."):
         advance(run, 8)
     run.close()

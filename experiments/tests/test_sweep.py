@@ -8,14 +8,15 @@ import pytest
 from made_runs import made_run, write
 
 import lnb_experiments as ex
-from lnb import _cli
+from lnb_experiments import cli
+from lnb_experiments.cli import _options
 from lnb_experiments.runs._sweep import GRIDS, TASK_GRIDS, rate_beyond
 
 SMALL = ["--task.hidden", "8", "--epochs", "1"]
 
 
 def lnb(*arguments):
-    return _cli.main([str(argument) for argument in arguments])
+    return cli.main([str(argument) for argument in arguments])
 
 
 def test_the_rate_is_picked_at_the_end_and_not_at_the_best_moment():
@@ -119,24 +120,24 @@ def test_a_metric_that_is_not_there_is_told():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_sweep_leaves_whole_runs_and_does_not_repeat_them(tmp_path, capsys, monkeypatch):
-    options = ["sweep", "digits", "--optimizer", "lnb-auto", *SMALL, "--rates", "0.1", "0.2", "--seeds", "0", "1"]
-    options += ["--lnb-auto.ridge", "2.5", "--schedule", "linear", "--output", tmp_path]
+    options = ["sweep", "digits", "--optimizer", "lnb", *SMALL, "--rates", "0.1", "0.2", "--seeds", "0", "1"]
+    options += ["--lnb.solver.rank", "7", "--schedule", "linear", "--output", tmp_path]
     assert lnb(*options) == 0
     out = capsys.readouterr().out
-    paths = sorted((tmp_path / "digits/linear/lnb-auto").iterdir())
+    paths = sorted((tmp_path / "digits/linear/lnb").glob("rate*"))
     runs = [ex.read_run(path) for path in paths]
     assert [path.name for path in paths if "rate=0.1" in path.name or "seed=0" in path.name]
     assert len(paths) == 3
     assert all(path.suffix == ".jsonl" for path in paths)
     assert all(ex.has_ended(run) and run.cost is not None for run in runs)
-    assert {run.header.optimizer_settings["ridge"] for run in runs} == {2.5}
+    assert {run.header.optimizer_settings["solver"]["rank"] for run in runs} == {7}
     assert {run.header.schedule for run in runs} == {"linear"}
-    assert all(run.header.command.startswith("lnb compare digits --optimizers lnb-auto") for run in runs)
+    assert all(run.header.command.startswith("lnb compare digits --optimizers lnb") for run in runs)
     assert out.count("picked") == 2
     assert "The best is at the edge of the grid" in out
 
     before = {path: path.read_bytes() for path in paths}
-    monkeypatch.setattr(ex, "train", lambda *_, **__: pytest.fail("a run was run again"))
+    monkeypatch.setattr(_options, "train", lambda *_, **__: pytest.fail("a run was run again"))
     assert lnb(*options) == 0
     assert {path: path.read_bytes() for path in paths} == before
     assert capsys.readouterr().out.count("there before") == 3
@@ -153,8 +154,8 @@ def test_only_what_is_not_whole_is_run_again(tmp_path, capsys):
     capsys.readouterr()
     assert lnb(*options) == 0
     assert capsys.readouterr().out.count("there before") == 1
-    assert sorted(path.name for path in folder.iterdir()) == [f"rate=0.1,seed={seed}.jsonl" for seed in range(3)]
-    assert all(ex.has_ended(ex.read_run(path)) for path in folder.iterdir())
+    assert sorted(path.name for path in folder.glob("rate*")) == [f"rate=0.1,seed={seed}.jsonl" for seed in range(3)]
+    assert all(ex.has_ended(ex.read_run(path)) for path in folder.glob("rate*"))
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -162,9 +163,9 @@ def test_runs_with_other_settings_are_not_taken_for_the_same(tmp_path, capsys):
     options = ["sweep", "digits", "--optimizer", "adam", *SMALL, "--rates", "0.1", "--seeds", "0", "--output", tmp_path]
     assert lnb(*options) == 0
     assert lnb(*options, "--epochs", "2") == 2
-    assert "`epochs` was 1, asked is 2" in capsys.readouterr().err
+    assert "`epochs` was 1, now it is 2" in capsys.readouterr().err
     assert lnb(*options, "--adam.mean-decay", "0.5") == 2
-    assert "`adam.mean_decay` was 0.9, asked is 0.5" in capsys.readouterr().err
+    assert "`adam.mean_decay` was 0.9, now it is 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -190,11 +191,11 @@ def test_has_ended(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sweep"], "`lnb sweep` needs a task first"),
-        (["sweep", "nope"], "`task` is unknown: 'nope'"),
         (["sweep", "digits", "--optimizer", "nope"], "unknown optimizer 'nope'"),
-        (["sweep", "digits", "--optimizer", "adam", "--scale", "nope"], "`scale` must be one that digits has"),
-        (["sweep", "digits", "--optimizer", "adam", "--lnb.ridge", "2"], "--lnb has options, but `optimizer` is adam"),
+        (
+            ["sweep", "digits", "--optimizer", "adam", "--lnb.solver.ridge", "2"],
+            "--lnb has options, but lnb does not run",
+        ),
         (["sweep", "digits", "--optimizer", "adam", "--adam.learning-rate", "2"], "is what a sweep varies"),
         (["sweep", "digits", "--optimizer", "adam", "--rates", "0"], "`rates` must be positive"),
         (["sweep", "digits", "--optimizer", "adam", "--seeds"], "`seeds` must be at least one"),

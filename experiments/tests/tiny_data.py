@@ -5,10 +5,11 @@ import io
 from functools import cache, partial
 
 import numpy as np
-from lnb.experiments import _character_transformer, _data, _segmentation, _vision_transformer, _voc
 from PIL import Image
 
 import lnb_experiments as ex
+from lnb_experiments.data import _data, _voc
+from lnb_experiments.tasks import _character_transformer, _segmentation, _vision_transformer
 
 # Each character follows from the one before, but for one in ten.
 _STEPS = np.where(np.random.default_rng(0).random(6000) < 0.1, 3, 1)

@@ -183,9 +183,9 @@ class Experiment:
             return Ratio(1.0, interleaved=True) if entry.milliseconds() else None
         columns = [_key(one.optimizer, one.settings) for one in (entry, baseline)]
         if set(columns) <= set(self.step_times.columns):
-            ratio = (self.step_times[columns[0]] / self.step_times[columns[1]]).median()
-            if not math.isnan(ratio):
-                return Ratio(float(ratio), interleaved=True)
+            ratios = (self.step_times[columns[0]] / self.step_times[columns[1]]).dropna()
+            if len(ratios):
+                return Ratio(statistics.median(ratios), interleaved=True)
         ours, theirs = entry.milliseconds(), baseline.milliseconds()
         return Ratio(ours / theirs, interleaved=False) if ours and theirs else None
 
@@ -334,8 +334,13 @@ def _metrics(record: Record) -> dict[str, float]:
 
 
 def _mean_time(records: Sequence[Record], count: int) -> TimeToTarget:
-    means = (statistics.fmean(getattr(record, name) for record in records) for name in ("step", "epoch", "seconds"))
-    return TimeToTarget(*means, len(records), count)
+    return TimeToTarget(
+        steps=statistics.fmean(record.step for record in records),
+        epochs=statistics.fmean(record.epoch for record in records),
+        seconds=statistics.fmean(record.seconds for record in records),
+        reached=len(records),
+        count=count,
+    )
 
 
 def _median(values: Iterable[float | None]) -> float | None:

@@ -199,8 +199,10 @@ def _no_worse(entry: Entry, baseline: Entry, metric: str, *, at_least: bool = Fa
     form = numerals.accuracy if metric == "accuracy" else numerals.loss
     ends = [one.at_end(metric) for one in (entry, baseline)]
     ours, theirs = (one.mean_at_end(metric) for one in (entry, baseline))
-    holds = not entry.diverged and ours is not None and theirs is not None
-    holds = holds and (ours >= theirs if at_least else ours <= theirs)  # pyright: ignore[reportOptionalOperand]
+    if ours is None or theirs is None or entry.diverged:
+        holds = False
+    else:
+        holds = ours >= theirs if at_least else ours <= theirs
     return Criterion(
         f"final {metric.replace('_', ' ')} {'at least' if at_least else 'at most'} {baseline.label}'s",
         f"{numerals.with_spread(ends[0], form)}, {baseline.label} {numerals.with_spread(ends[1], form)}",

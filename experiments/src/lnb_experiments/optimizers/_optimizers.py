@@ -18,6 +18,8 @@ from lnb_experiments.optimizers._kfac import KFAC
 
 StepName = Literal["spectral", "norm", "polyak"]
 
+_AUTO = lnb.Auto()
+
 
 class OptimizerSettings(Protocol):
     """Hyper-parameters of one optimizer."""
@@ -157,7 +159,7 @@ class LNB:
 
     learning_rate: float = 0.02
     """How far a step moves each neuron's output along every direction, or the unit that `step` gives."""
-    solver: AvoidSubcommands[lnb.Auto | lnb.CG | lnb.Cholesky | lnb.Diagonal | lnb.LowRank] = lnb.Auto()
+    solver: AvoidSubcommands[lnb.Auto | lnb.CG | lnb.Cholesky | lnb.Diagonal | lnb.LowRank] = _AUTO
     """The solver and its settings."""
     gradient_decay: float = 0.9
     """Decay of the moving average of the gradient."""

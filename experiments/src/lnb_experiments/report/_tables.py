@@ -153,8 +153,9 @@ def cost_table(experiment: Experiment) -> Table:
         rows.append(row)
     frame = pd.DataFrame(rows)
     if baseline is not None:
-        frame = frame[["optimizer", "ms per step", "time ratio", "memory of a step", "memory ratio", "compilation"]]
-        frame = frame.rename(columns=lambda name: name.replace(" ratio", f" / {baseline.label}'s"))
+        order = ["optimizer", "ms per step", "time ratio", "memory of a step", "memory ratio", "compilation"]
+        frame = frame.reindex(columns=order)
+        frame.columns = [name.replace(" ratio", f" / {baseline.label}'s") for name in frame.columns]
     notes = ("* from runs that did not take turns: the machine may have been busier for one than for the other.",)
     return Table("Cost", frame, notes if apart else ())
 

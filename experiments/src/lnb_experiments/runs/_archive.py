@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,40 +119,26 @@ def _to_table(name: str, run: Run) -> pd.DataFrame:
 
 
 def _from_table(rows: pd.DataFrame) -> Run:
-    first = rows.iloc[0]
-    header = {key: json.loads(first[key]) if key in _NESTED else _plain(first[key]) for key in _HEADER}
+    columns: dict[str, list[Any]] = rows.to_dict("list")  # of Python's own numbers
+    first: dict[str, Any] = {name: None if _is_missing(values[0]) else values[0] for name, values in columns.items()}
+    header: dict[str, Any] = {key: json.loads(first[key]) if key in _NESTED else first[key] for key in _HEADER}
     header["target"] = Target(**header["target"])
-    metrics = [name for name in rows.columns if name not in ("run", *_HEADER, *_COST, *_RECORD)]
-    records = (
-        Record(**{key: row[key] for key in _RECORD}, metrics={key: row[key] for key in metrics})
-        for row in rows[[*_RECORD, *metrics]].to_dict("records")
-    )
-    cost = None
-    if not pd.isna(first["compile_seconds"]):
-        cost = Cost(**{key: None if pd.isna(first[key]) else _plain(first[key]) for key in _COST})
-    return Run(RunHeader(**header), tuple(map(_untimed_at_first, records)), cost)
+    metrics = [name for name in columns if name not in ("run", *_HEADER, *_COST, *_RECORD)]
+    records = []
+    for values in zip(*columns.values(), strict=True):
+        row = dict(zip(columns, values, strict=True))
+        if _is_missing(row["milliseconds"]):  # before the first step
+            row["milliseconds"] = None
+        records.append(Record(**{key: row[key] for key in _RECORD}, metrics={key: row[key] for key in metrics}))
+    cost: dict[str, Any] = {key: first[key] for key in _COST}
+    return Run(RunHeader(**header), tuple(records), None if cost["compile_seconds"] is None else Cost(**cost))
 
 
-def _untimed_at_first(record: Record) -> Record:
-    """The record with None for a time that is no number, as before the first step."""
-    return dataclasses.replace(record, milliseconds=None) if pd.isna(record.milliseconds) else record
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy as Python's own."""
-    return value.item() if hasattr(value, "item") else value
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value != value
 
 
 def _identity(run: Run) -> str:
     header = run.header
-    own: Iterable[str | int | Mapping[str, Any]] = (
-        header.task,
-        header.optimizer,
-        header.task_settings,
-        header.optimizer_settings,
-        header.seed,
-        header.scale,
-        header.epochs,
-        header.schedule,
-    )
-    return json.dumps(list(own), sort_keys=True)
+    own = (header.task, header.optimizer, header.task_settings, header.optimizer_settings, header.seed)
+    return json.dumps((*own, header.scale, header.epochs, header.schedule), sort_keys=True)

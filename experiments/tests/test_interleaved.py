@@ -1,4 +1,4 @@
-"""Runs that take turns: killed, interrupted, failing and diverging ones."""
+"""Interleaved runs: killed, interrupted, failing and diverging ones."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from test_cli import SMALL_MATRIX, lnb
@@ -18,18 +17,15 @@ import lnb_experiments as ex
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
-SOURCE = Path(__file__).parent.parent / "src"
-PROGRAM = "from lnb._cli import main; raise SystemExit(main())"
-OPTIMIZERS = ["adam", "lnb-auto"]
+PROGRAM = "from lnb_experiments.cli import main; raise SystemExit(main())"
+OPTIMIZERS = ["adam", "lnb"]
 RUNS = ["compare", "digits", "--optimizers", *OPTIMIZERS, "--task.hidden", "8", "--schedule", "linear"]
 
 
 def start(*arguments, cache):
     """The command in a process of its own; what one compiles, the next ones find in `cache`."""
-    paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -72,29 +68,30 @@ def test_killed_runs_go_on_as_if_they_never_were(tmp_path):
     assert whole.communicate()[1] == ""
     killed = start(*RUNS, *options, "--output", tmp_path / "killed", cache=tmp_path / "cache")
     moment = random.Random(0)
-    wait_for_records(tmp_path / "killed/digits/lnb-auto.jsonl", moment.randint(3, 15), killed)
+    wait_for_records(tmp_path / "killed/digits/lnb.jsonl", moment.randint(3, 15), killed)
     time.sleep(moment.uniform(0, 0.1))
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert ex.read_run(tmp_path / "killed/digits/lnb-auto.jsonl").cost is None
+    assert ex.read_run(tmp_path / "killed/digits/lnb.jsonl").cost is None
     resumed = start(*RUNS, *options, "--output", tmp_path / "killed", "--resume", cache=tmp_path / "cache")
     out, err = resumed.communicate()
     assert err == ""
     assert all(f"{name} goes on from step" in out or f"{name} is complete" in out for name in OPTIMIZERS)
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
     runs = [ex.read_run(tmp_path / f"killed/digits/{name}.jsonl") for name in OPTIMIZERS]
-    assert ex.timed_together(runs)
+    assert len({run.header.comparison for run in runs}) == 1
     assert sorted(path.name for path in (tmp_path / "killed/digits").iterdir()) == [
+        ".lock",
         "adam.jsonl",
         "comparison.png",
-        "lnb-auto.jsonl",
+        "lnb.jsonl",
     ]
 
 
 def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path, capsys):
     command = [*RUNS, "--epochs", "100000", "--output", tmp_path / "with space"]
     process = start(*command, cache=tmp_path / "cache")
-    wait_for_records(tmp_path / "with space/digits/lnb-auto.jsonl", 4, process)
+    wait_for_records(tmp_path / "with space/digits/lnb.jsonl", 4, process)
     process.send_signal(signal.SIGINT)
     err = process.communicate()[1]
     assert process.returncode == 130
@@ -107,7 +104,7 @@ def test_ctrl_c_saves_every_run_and_says_how_to_go_on(tmp_path, capsys):
         assert last <= int(checkpoint.name) <= last + 5
     # A resume with another setting is refused, and nothing is lost by it.
     assert lnb(*shlex.split(again)[1:], "--epochs", "7") == 2
-    assert "`epochs` was 100000, asked is 7" in capsys.readouterr().err
+    assert "`epochs` was 100000, now it is 7" in capsys.readouterr().err
     assert checkpoint.exists()
 
 
@@ -149,9 +146,9 @@ def test_a_run_that_fails_leaves_the_others_their_records(tmp_path, capsys, monk
     monkeypatch.setattr(ex.Training, "advance", exhausted)
     assert lnb(*RUNS, "--epochs", "1", "--checkpoint-every", "5", "--output", tmp_path) == 2
     out, err = capsys.readouterr()
-    assert "lnb: lnb-auto failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory. Its records" in err
+    assert "lnb: lnb failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory. Its records" in err
     assert "Traceback" in err
-    assert "lnb-auto (cut short)" in out
+    assert "lnb (cut short)" in out
     adam, boosting = (ex.read_run(tmp_path / f"digits/{name}.jsonl") for name in OPTIMIZERS)
     assert adam.records[-1].step == 15
     assert adam.cost is not None
@@ -159,7 +156,7 @@ def test_a_run_that_fails_leaves_the_others_their_records(tmp_path, capsys, monk
     assert boosting.cost is None
     monkeypatch.undo()
     assert lnb(*RUNS, "--epochs", "1", "--resume", "--output", tmp_path) == 0
-    assert "lnb-auto goes on from step 10" in capsys.readouterr().out
+    assert "lnb goes on from step 10" in capsys.readouterr().out
 
 
 def test_a_run_that_cannot_be_compiled_leaves_the_others_alone(tmp_path, capsys, monkeypatch):
@@ -172,7 +169,7 @@ def test_a_run_that_cannot_be_compiled_leaves_the_others_alone(tmp_path, capsys,
 
     monkeypatch.setattr(ex.Training, "compile", exhausted)
     assert lnb(*RUNS, "--epochs", "1", "--output", tmp_path) == 2
-    assert "lnb-auto failed: MemoryError: no room" in capsys.readouterr().err
+    assert "lnb failed: MemoryError: no room" in capsys.readouterr().err
     assert ex.read_run(tmp_path / "digits/adam.jsonl").records[-1].step == 15
 
 
