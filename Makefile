@@ -17,11 +17,11 @@ ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= ../shared/data
 endif
 
-.PHONY: demo test test-fast test-newest check docs pages bench bench-kfac format test-matrix test-kfac clean
+.PHONY: demo test test-fast test-newest check docs pages report bench bench-kfac format test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
-	.venv/bin/lnb compare digits-inverted --optimizers adam lnb-auto lnb
+	.venv/bin/lnb compare digits-inverted
 	@printf '\nPlots of LNB against Adam:\n%s\n%s\n' \
 		lnb-results/matrix-factorization/comparison.png lnb-results/digits-inverted/comparison.png
 
@@ -55,6 +55,10 @@ docs: .venv/installed
 pages: .venv/installed
 	.venv/bin/python tests/coverage_page.py
 
+# The page about all records of results/, its figures and its tables, which docs/ includes.
+report: .venv/installed
+	.venv/bin/lnb report results --output docs/results/report.html
+
 # What a training step costs with each optimizer, and how soon each is at a target; an hour on two cores.
 bench: .venv/installed
 	PYTHONPATH=examples .venv/bin/python benchmarks/step.py
@@ -77,7 +81,7 @@ test-matrix: test $(MATRIX:%=.venv-%/installed)
 
 # The K-FAC baseline.
 test-kfac: .venv-kfac/installed
-	.venv-kfac/bin/pytest tests/test_kfac.py
+	.venv-kfac/bin/pytest experiments/tests/test_kfac.py
 
 # Made anew for another Python.
 .venv/python-$(PYTHON_VERSION):
@@ -85,28 +89,28 @@ test-kfac: .venv-kfac/installed
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/installed: pyproject.toml .venv/python-$(PYTHON_VERSION)
-	.venv/bin/python -m pip install --quiet -e '.[dev]'
+.venv/installed: pyproject.toml experiments/pyproject.toml .venv/python-$(PYTHON_VERSION)
+	.venv/bin/python -m pip install --quiet -e '.[dev]' -e ./experiments
 	touch $@
 
-.venv-oldest/installed: pyproject.toml
+.venv-oldest/installed: pyproject.toml experiments/pyproject.toml
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet -e '.[dev]' 'jax==$(OLDEST_JAX)'
+	.venv-oldest/bin/python -m pip install --quiet -e '.[dev]' -e ./experiments 'jax==$(OLDEST_JAX)'
 	touch $@
 
-.venv-0.11/installed: pyproject.toml
+.venv-0.11/installed: pyproject.toml experiments/pyproject.toml
 	$$(.ci/find-python $(firstword $(NEWER_PYTHONS))) -m venv .venv-0.11
-	.venv-0.11/bin/python -m pip install --quiet -e '.[dev]' 'jax==0.11.*'
+	.venv-0.11/bin/python -m pip install --quiet -e '.[dev]' -e ./experiments 'jax==0.11.*'
 	touch $@
 
-.venv-3.%/installed: pyproject.toml
+.venv-3.%/installed: pyproject.toml experiments/pyproject.toml
 	$$(.ci/find-python 3.$*) -m venv .venv-3.$*
-	.venv-3.$*/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
+	.venv-3.$*/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[dev]' -e ./experiments
 	touch $@
 
-.venv-kfac/installed: pyproject.toml
+.venv-kfac/installed: pyproject.toml experiments/pyproject.toml
 	$(PYTHON) -m venv .venv-kfac
-	.venv-kfac/bin/python -m pip install --quiet -e '.[dev,kfac]'
+	.venv-kfac/bin/python -m pip install --quiet -e '.[dev]' -e './experiments[kfac]'
 	touch $@
 
 clean:

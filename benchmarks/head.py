@@ -11,7 +11,7 @@ import optax
 import tyro
 
 import lnb
-from lnb import experiments as ex
+import lnb_experiments as ex
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "char-transformer": (".embedding", ".positions"),  # the embedding is the head too
@@ -58,7 +58,7 @@ def main(arguments: Arguments) -> None:
     """Print the last validation loss of each run, learning rates falling linearly to 0."""
     task = ex.TASKS[arguments.task]
     scale = task.at("cpu")
-    alone = ex.LNBAuto(learning_rate=arguments.learning_rate)
+    alone = ex.LNB(learning_rate=arguments.learning_rate)
     runs = {"LNB alone": alone} | {
         f"AdamW at {rate:g} for {', '.join(PARTS[task.name])}": Partitioned(
             PARTS[task.name], arguments.learning_rate, rate

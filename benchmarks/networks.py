@@ -15,7 +15,7 @@ import vision_transformer
 from _train import Network
 from jax import Array
 
-from lnb.experiments._networks import Dense, apply_mlp, init_mlp
+from lnb_experiments import Dense, apply_mlp, init_mlp
 
 
 def perceptron(sizes: Sequence[int], batch: int) -> Network:

@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lnb
-from lnb.experiments._kfac import KFAC, Classifier
-from lnb.experiments._records import describe_environment
+from lnb_experiments import KFAC, Classifier, describe_environment
 
 CYCLE = 10
 RESULTS = Path(__file__).parent / "results"

@@ -1,18 +1,19 @@
 """Steps and seconds to a target, with optimizers that take turns: the second table of `make bench`.
 
 Each optimizer trains at the learning rate that `lnb sweep` picked for it, as the records in `results/` have it. Records
-go beside the page, to `target/`.
+go beside the page, to `target/`, a compressed file for each task.
 """
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from lnb import experiments as ex
-from lnb._compare_command import compare
+import lnb_experiments as ex
+from lnb_experiments.cli import main as lnb_command
 
 ROOT = Path(__file__).parent
 BASELINE = "adamw"
@@ -48,7 +49,8 @@ def write_page(settings: Settings) -> None:
     """All that was measured so far."""
     lines = []
     for task in ex.TASKS:
-        runs = [ex.read_run(path) for path in sorted((settings.output / "target" / task).glob("*.jsonl"))]
+        archive = settings.output / "target" / f"{task}.parquet"
+        runs = [run for _, run in ex.read_archive(archive)] if archive.exists() else []
         summaries = {run.header.optimizer: (run, ex.summarize(run)) for run in runs}
         if BASELINE not in summaries:
             continue
@@ -82,8 +84,12 @@ def main() -> None:
     results = ex.read_results(settings.sweeps)
     for task in settings.tasks:
         rates = picked_rates(task, results)
-        words = ["--optimizers", *rates, "--learning-rate", *(f"{name}={rate:g}" for name, rate in rates.items())]
-        compare([task, "--schedule", "linear", "--output", str(settings.output / "target"), *words])
+        words = ["--optimizers", *rates, "--schedule", "linear"]
+        words += [word for name, rate in rates.items() for word in (f"--{name}.learning-rate", f"{rate:g}")]
+        with tempfile.TemporaryDirectory() as folder:
+            if lnb_command(["compare", task, *words, "--output", folder]) != 0:
+                raise SystemExit(1)
+            ex.pack_results(Path(folder), settings.output / "target")
         write_page(settings)
 
 

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 import hypothesis
 import jax
-import matplotlib
 import pytest
 
-matplotlib.use("Agg")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 8)  # for maps over devices, and meshes
 

@@ -1,0 +1,3 @@
+"""The command `lnb`."""
+
+from lnb_experiments.cli._cli import main as main

@@ -1,0 +1,1 @@
+"""Figures, tables and the page about all runs of a folder."""

@@ -1,0 +1,1 @@
+"""Runs: the training loop, its records and checkpoints, and sweeps."""
