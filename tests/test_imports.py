@@ -22,20 +22,20 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in FILES}
 
 
-def statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """All of the tree but what only a type checker reads."""
+def statements(tree: ast.AST, *, of_types: bool) -> Iterator[ast.AST]:
+    """All of the tree, with what only a type checker reads if `of_types`."""
     for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from statements(child)
+        is_of_types = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        if of_types or not is_of_types:
+            yield child
+            yield from statements(child, of_types=of_types)
 
 
-def imported(name: str, *, anywhere: bool = True) -> set[str]:
-    """What the module imports, as full names; only when it is loaded itself unless `anywhere`."""
+def imported(name: str, *, anywhere: bool = True, of_types: bool = False) -> set[str]:
+    """The full names that a module imports: anywhere in it or only when it is loaded; for the type checker too."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     names: set[str] = set()
-    for node in statements(tree) if anywhere else tree.body:
+    for node in statements(tree, of_types=of_types) if anywhere else tree.body:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,12 +54,12 @@ def own_module(name: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("anywhere", [False, True])
-def test_imports_run_one_way(anywhere):
+@pytest.mark.parametrize(("anywhere", "of_types"), [(False, False), (True, False), (True, True)])
+def test_imports_run_one_way(anywhere, of_types):
     graph = {}
     for name in MODULES:
         # Loading a module loads the packages that it is in, whose public names nobody inside then needs.
-        used = {own_module(other) for other in imported(name, anywhere=anywhere)} - {None, name}
+        used = {own_module(other) for other in imported(name, anywhere=anywhere, of_types=of_types)} - {None, name}
         graph[name] = used
     graphlib.TopologicalSorter(graph).prepare()
 
