@@ -141,12 +141,17 @@ def _check_groups(
         for group, (statistics, warm_starts) in zip(groups, states, strict=True):
             gradients = [scale * neuron.pack(grads) for neuron in group.neurons]
             metric = group.metric(features)
+            updated = jax.eval_shape(group.solver.update, metric, statistics, steps)
+            before, after = _layout(statistics), _layout(updated)
+            _require(
+                before == after, f"{_name(group)}: the statistics were {before} after `init`, {after} after `update`"
+            )
             statistics = group.update(metric, statistics, steps, jnp.zeros((), jnp.int32), jnp.asarray(True))
             solutions = group.solve(metric, statistics, gradients, warm_starts)
             results.append((statistics, solutions, gradients))
         return results
 
-    names = [f"{type(group.solver).__name__} on the neuron {group.neurons[0].name}" for group in groups]
+    names = [_name(group) for group in groups]
     fresh = [group.init() for group in groups]
     for name, state in zip(names, fresh, strict=True):
         for leaf in jax.tree.leaves(state):
@@ -167,6 +172,10 @@ def _check_groups(
     for name, group in zip(names, groups, strict=True):
         costs = group.solver.flops(group.sizes, group.neurons[0].outputs)
         _require(len(costs) == 2 and min(costs) >= 0, f"{name}: `flops` must be two numbers of at least 0, got {costs}")
+
+
+def _name(group: SolveGroup) -> str:
+    return f"{type(group.solver).__name__} on the neuron {group.neurons[0].name}"
 
 
 def _check_solution(name: str, solution: Solution, gradient: Array) -> None:
