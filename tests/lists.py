@@ -11,6 +11,12 @@ SOLVERS = {
 }
 """By name, each made with its defaults when called without arguments."""
 
+
+def solvers(**options):
+    """All solvers by name, with options for some: `solvers(LowRank={"rank": 2})`."""
+    return {name: make(**options.get(name, {})) for name, make in SOLVERS.items()}
+
+
 STEPS = {"Norm": lnb.Norm, "Polyak": lnb.Polyak, "Spectral": lnb.Spectral}
 """By name, as above."""
 
