@@ -1,17 +1,12 @@
 """The shapes that public signatures announce are those of the arrays that go in and come out."""
 
-import inspect
 import typing
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 import jaxtyping
-import numpy as np
-import pytest
 
 import lnb
-from lnb._metric import GramMetric, TiedMetric
 
 NAMES = {name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int", "PyTree", "Real")}
 CHECKED = {

@@ -25,7 +25,9 @@ MODULES = {module_name(path): path for path in FILES}
 def statements(tree: ast.AST, *, of_types: bool) -> Iterator[ast.AST]:
     """All of the tree, with what only a type checker reads if `of_types`."""
     for child in ast.iter_child_nodes(tree):
-        is_of_types = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        is_of_types = (
+            isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        )
         if of_types or not is_of_types:
             yield child
             yield from statements(child, of_types=of_types)

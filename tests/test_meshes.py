@@ -14,16 +14,10 @@ from cases import normal
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from lists import SOLVERS, STEPS, solvers
 
 import lnb
 
-SOLVERS = {
-    "auto": lnb.Auto(),
-    "CG": lnb.CG(),
-    "Cholesky": lnb.Cholesky(update_period=3),
-    "LowRank": lnb.LowRank(rank=3),
-    "Diagonal": lnb.Diagonal(),
-}
 BATCH = 32
 
 
@@ -99,11 +93,11 @@ def sharded(mesh):
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion", "quick_compilation")
-@pytest.mark.parametrize("step", ["spectral", "norm", "polyak"])
-@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("solver", solvers(Cholesky={"update_period": 3}, LowRank={"rank": 3}).values(), ids=SOLVERS)
 def test_eight_devices_of_a_default_mesh_take_the_steps_of_one(solver, step):
-    expected = train(solver, step, single)
-    for name, got in train(solver, step, *sharded(jax.make_mesh((8,), ("data",)))).items():
+    expected = train(solver, step(), single)
+    for name, got in train(solver, step(), *sharded(jax.make_mesh((8,), ("data",)))).items():
         np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-7 * np.abs(expected[name]).max(), err_msg=name)
         assert got.sharding.is_fully_replicated
 
@@ -112,9 +106,9 @@ def test_eight_devices_of_a_default_mesh_take_the_steps_of_one(solver, step):
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
 def test_the_mesh_may_be_set_for_all(kind):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
-    expected = train(lnb.Auto(), "spectral", single, count=3)
+    expected = train(lnb.Auto(), lnb.Spectral(), single, count=3)
     with jax.set_mesh(mesh):
-        params = train(lnb.Auto(), "spectral", *sharded(mesh), count=3)
+        params = train(lnb.Auto(), lnb.Spectral(), *sharded(mesh), count=3)
     for name, got in params.items():
         np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-7 * np.abs(expected[name]).max(), err_msg=name)
 

@@ -10,6 +10,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from cases import normal
+from lists import DECAY, RIDGE, SOLVERS, solvers
 from optax import contrib
 
 import lnb
@@ -161,7 +162,7 @@ def test_the_page_has_a_row_for_each_wrapper_and_no_other():
 # The state
 
 
-@pytest.mark.parametrize("solver", [lnb.Auto(), lnb.CG(), lnb.Cholesky(), lnb.LowRank(2), lnb.Diagonal()])
+@pytest.mark.parametrize("solver", solvers(LowRank={"rank": 2}).values(), ids=SOLVERS)
 def test_steps_in_a_scan_are_steps_one_by_one(solver):
     optimizer = own(solver=solver)
     expected, _, _ = train(optimizer, 4)
@@ -370,26 +371,17 @@ def test_what_is_no_number_is_refused(value):
             call()
 
 
-RIDGE_AND_DECAY = {
-    lnb.Auto: ("min_ridge", "decay"),
-    lnb.Cholesky: ("ridge", "decay"),
-    lnb.LowRank: ("ridge", "decay"),
-    lnb.Diagonal: ("ridge", "mean_decay"),
-    lnb.CG: ("ridge", "mean_decay"),
-}
-
-
-@pytest.mark.parametrize("make", RIDGE_AND_DECAY, ids=lambda make: make.__name__)
-def test_settings_may_be_traced_and_scheduled(make):
+@pytest.mark.parametrize("name", SOLVERS)
+def test_settings_may_be_traced_and_scheduled(name):
     def factory(learning_rate, gradient_decay, weight_decay, ridge, decay):
-        solver = make(**dict(zip(RIDGE_AND_DECAY[make], (ridge, decay), strict=True)))
+        solver = SOLVERS[name](**{RIDGE[name]: ridge, DECAY[name]: decay})
         return lnb.lnb(NEURONS, learning_rate, gradient_decay=gradient_decay, weight_decay=weight_decay, solver=solver)
 
     chosen = {"learning_rate": RATE, "gradient_decay": 0.8, "weight_decay": 0.01, "ridge": 0.3, "decay": 0.9}
     traced = optax.inject_hyperparams(factory)
     expected, _, _ = train(factory(**chosen), 3)
     params, _, _ = train(traced(**chosen), 3)
-    schedules = {name: lambda _, value=chosen[name]: value for name in ("learning_rate", "ridge")}
+    schedules = {key: lambda _, value=chosen[key]: value for key in ("learning_rate", "ridge")}
     scheduled, state, _ = train(traced(**chosen | schedules), 3)
     assert float(state.hyperparams["ridge"]) == np.float32(0.3)
     for got, again, wanted in zip(*map(jax.tree.leaves, (params, scheduled, expected)), strict=True):

@@ -57,8 +57,7 @@ def inner(first: Array, second: Array, bias: bool = False) -> Array:
 def vector_matrix(row: Array, matrix: Array) -> Array:
     """v A [.., o] of v [.., i] and A [.., i, o].
 
-    With a second row, of zeros: XLA's CPU backend compiles the product with a single row anew for every layer, and it
-    takes longer.
+    The product has a second row, of zeros (docs/notes.md).
     """
     if row.shape[-1] == 1:
         return row * matrix[..., 0, :]

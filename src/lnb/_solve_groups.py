@@ -169,12 +169,12 @@ def plan_groups(neurons: Sequence[Neuron], sharing: Sequence[int], choice: AnySo
 def _split_settings(solver: Solver) -> tuple[Any, dict[str, Any]]:
     """Part a solver's settings into a hashable key, which is compiled in, and the arrays, which may be traced.
 
-    Solvers whose keys are equal and whose arrays are the same do the same. A solver that has attributes which are not
-    hashable, or no `__dict__`, is known by its identity.
+    Solvers whose keys are equal and whose arrays are the same do the same. A solver with attributes that are not
+    hashable, or with slots, is known by its identity.
     """
-    values = getattr(solver, "__dict__", None)
-    if values is None:
+    if any(getattr(kind, "__slots__", ()) for kind in type(solver).__mro__):
         return _ByIdentity(solver), {}
+    values = vars(solver)
     arrays = {name: value for name, value in values.items() if isinstance(value, (Array, np.ndarray))}
     key = (type(solver), tuple((name, value) for name, value in values.items() if name not in arrays))
     try:

@@ -1,6 +1,6 @@
 """The update of Algorithm 2 as Optax transformations: `scale_by_lnb` is its mathematics, `lnb` the whole chain.
 
-Optax is imported where an optimizer is made, since importing it takes longer than importing all of `lnb`.
+Optax is imported where an optimizer is made, because importing it takes longer than importing all of `lnb`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import normal
 from jax import lax
+from lists import SOLVERS, STEPS, solvers
 
 import lnb
 
@@ -131,17 +132,15 @@ def masked_loss(params, x, y, mask):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("step", ["spectral", "norm", "polyak"])
-@pytest.mark.parametrize(
-    "solver", [lnb.Auto(), lnb.CG(), lnb.Cholesky(), lnb.LowRank(3), lnb.Diagonal()], ids=lambda s: type(s).__name__
-)
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("solver", solvers(LowRank={"rank": 3}).values(), ids=SOLVERS)
 def test_32_rows_step_alone_as_among_96_that_are_masked(solver, step):
     x = jnp.asarray(normal(32, 6), jnp.float32)
     y = x[:, :2]
 
     def updates_of(x, y, mask, weighted):
         neurons = lnb.find_neurons(masked_loss, PARAMS, x, y, mask)
-        optimizer = lnb.lnb(neurons, 0.1, solver=solver, step=step)
+        optimizer = lnb.lnb(neurons, 0.1, solver=solver, step=step())
 
         @jax.jit
         def update(state):

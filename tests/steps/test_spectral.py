@@ -5,6 +5,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lists import RELATIVE, SOLVERS, solvers
 
 import lnb
 from lnb._numerics import inner
@@ -137,15 +138,7 @@ def train(scale, steps, solver):
     return losses
 
 
-SOLVERS = [
-    lnb.Cholesky(ridge_unit="mean variance"),
-    lnb.LowRank(ridge_unit="mean variance"),
-    lnb.Diagonal(ridge_unit="mean variance"),
-    lnb.CG(ridge_unit="mean variance"),
-]
-
-
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("solver", solvers(**RELATIVE).values(), ids=SOLVERS)
 def test_training_falls_with_every_solver(solver):
     losses = train(1.0, 40, solver)
     assert losses[-1] < 0.5 * losses[0]

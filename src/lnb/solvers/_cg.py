@@ -37,8 +37,9 @@ from lnb.solvers._tied import TiedExact
 class CG(Solver):
     """The paper's solver: conjugate gradients from the previous direction, preconditioned by the moments.
 
-    The only solver that uses this batch's metric alone, and the only one for neurons that are kept as their equations;
-    there it has no preconditioner, and the ridge is absolute. Tied weights are solved by `lnb.solvers.TiedExact`.
+    Unlike the other solvers it multiplies by this batch's metric, at each iteration. So it is also the solver of
+    neurons that are kept as their equations; there it has no preconditioner, and the ridge is absolute. Tied weights
+    are solved by `lnb.solvers.TiedExact`.
 
     Args:
         steps: iterations, each one product with M. One more product starts them.

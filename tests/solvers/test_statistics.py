@@ -1,0 +1,49 @@
+"""Moving averages, and solving by whitening."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lnb.solvers._low_rank import inverse_with_leading
+from lnb.solvers._statistics import ema_update, ema_weight, solve_whitened
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.95**10, 0.999])
+def test_an_average_of_batches_weighs_them_as_a_corrected_one(decay):
+    weights = np.zeros(0)
+    for count in range(1, 40):
+        share = ema_weight(decay, jnp.asarray(count), jnp.float32)
+        weights = np.append(ema_update(jnp.asarray(weights, jnp.float32), jnp.zeros(()), share), share)
+        if count == 1:
+            assert weights == [1.0]  # nothing of what an average starts from is left
+    wanted = decay ** np.arange(39)[::-1]
+    np.testing.assert_allclose(weights, wanted / wanted.sum(), atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.integers(0, 2), st.booleans())
+def test_whitening_solves_with_the_dense_metric(seed, groups, inputs, outputs, rank, has_bias):
+    random = np.random.default_rng(seed)
+    diagonal, mean = random.uniform(0.5, 2, (groups, inputs)), random.standard_normal((groups, inputs))
+    factor, share = 0.3 * random.standard_normal((groups, inputs, rank)), random.uniform(0.2, 1)
+    covariance = np.eye(inputs) * diagonal[:, :, None] + factor @ factor.transpose(0, 2, 1)
+    metric = covariance
+    if has_bias:
+        column = share * mean[:, :, None]
+        top = np.concatenate([covariance + column * mean[:, None, :], column], axis=2)
+        last = np.concatenate([column.transpose(0, 2, 1), np.full((groups, 1, 1), share)], axis=2)
+        metric = np.concatenate([top, last], axis=1)
+    gradient = random.standard_normal((groups, inputs + has_bias, outputs))
+    wanted = np.linalg.solve(metric, gradient)
+    inverse = inverse_with_leading(jnp.asarray(diagonal), jnp.asarray(factor))
+    features = SimpleNamespace(has_bias=has_bias, bias_share=share)
+    theta, squared = solve_whitened(inverse, features, jnp.asarray(mean), jnp.asarray(gradient))
+    size = np.abs(wanted).max()
+    np.testing.assert_allclose(theta, wanted, rtol=0, atol=1e-9 * size)
+    np.testing.assert_allclose(squared, (wanted * gradient).sum((1, 2)), rtol=0, atol=1e-9 * size)
