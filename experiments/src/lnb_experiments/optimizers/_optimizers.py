@@ -40,56 +40,31 @@ class OptimizerSettings(Protocol):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba, 2014)."""
+    """Adam (Kingma and Ba, 2014), or with weight decay AdamW (Loshchilov and Hutter, 2017)."""
 
     reads: ClassVar[str] = "gradient"
 
     learning_rate: float = 1e-3
     """Step size."""
     mean_decay: float = 0.9
-    """Of the moving average of the gradient (beta 1)."""
+    """Decay of the moving average of the gradient (beta 1)."""
     square_decay: float = 0.999
-    """Of the moving average of the squared gradient (beta 2)."""
+    """Decay of the moving average of the squared gradient (beta 2)."""
     epsilon: float = 1e-8
     """Added to the root of the squares."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
-
-    def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        adam = optax.adam(self.learning_rate, self.mean_decay, self.square_decay, self.epsilon)
-        return _clipped(self, adam)
-
-
-@dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2017)."""
-
-    reads: ClassVar[str] = "gradient"
-
-    learning_rate: float = 1e-3
-    """Step size."""
-    mean_decay: float = 0.9
-    """Of the moving average of the gradient (beta 1)."""
-    square_decay: float = 0.999
-    """Of the moving average of the squared gradient (beta 2)."""
-    epsilon: float = 1e-8
-    """Added to the root of the squares."""
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.0
     """Shrinks the parameters by this times the step size."""
     clip_norm: float | None = None
     """Global norm that the gradient is clipped to first."""
 
     def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
         """The transformation."""
-        adamw = optax.adamw(
-            self.learning_rate,
-            self.mean_decay,
-            self.square_decay,
-            self.epsilon,
-            weight_decay=self.weight_decay,
+        adam = optax.chain(
+            optax.scale_by_adam(self.mean_decay, self.square_decay, self.epsilon),
+            optax.add_decayed_weights(self.weight_decay) if self.weight_decay else optax.identity(),
+            optax.scale_by_learning_rate(self.learning_rate),
         )
-        return _clipped(self, adamw)
+        return _clipped(self, adam)
 
 
 @dataclass(frozen=True)
@@ -196,7 +171,7 @@ def paper_lnb(learning_rate: float = 0.5, ridge: float = 0.1, clip_norm: float |
 
 OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "adam": Adam(),
-    "adamw": AdamW(),
+    "adamw": Adam(weight_decay=1e-2),
     "sgd": SGD(),
     "gauss-newton": GaussNewton(),
     "muon": Muon(),

@@ -14,7 +14,7 @@ from lnb_experiments.runs._training import Problem, Schedule
 SCALES = ("cpu", "paper")
 """The names of scales: what two cores do in a minute, and what the paper has."""
 
-_SEEDS = 2**32  # JAX's and NumPy's generators both take these
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ class Task:
         Raises:
             ExperimentError: the seed or a setting is out of its range, or the data is not to be had.
         """
-        if not 0 <= seed < _SEEDS:
-            raise ExperimentError(f"`seed` must be from 0 to {_SEEDS - 1}, got {seed}.")
+        check_seed(seed)
         return self.make(settings, seed)
 
     def name_at(self, scale: str) -> str:
@@ -115,3 +114,13 @@ class Task:
             ExperimentError: the task has no such scale.
         """
         return MappingProxyType({**self.optimizers, **self.at(scale).optimizers})
+
+
+def check_seed(seed: int) -> None:
+    """Check that the generators of JAX and NumPy take a seed.
+
+    Raises:
+        ExperimentError: they do not.
+    """
+    if not 0 <= seed < _SEEDS:
+        raise ExperimentError(f"`seed` must be from 0 to {_SEEDS - 1}, got {seed}.")
