@@ -38,7 +38,7 @@ class Comparison(RunOptions):
     optimizers: tuple[str, ...]
     """Optimizers to compare."""
     seed: int
-    """Of the initial weights and of the order of the examples."""
+    """Seed of the initial weights and of the order of the examples."""
     output: Path
     """Folder of records and plot, in a folder named like the task; what an earlier comparison left is replaced."""
     checkpoint_every: int | None

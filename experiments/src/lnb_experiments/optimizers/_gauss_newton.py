@@ -62,7 +62,7 @@ class GaussNewton:
 
 
 class GaussNewtonState(NamedTuple):
-    """What the next step starts from."""
+    """The state that the next step starts from."""
 
     damping: Array  # scalar
 

@@ -25,7 +25,7 @@ class OptimizerSettings(Protocol):
     """Hyper-parameters of one optimizer."""
 
     reads: ClassVar[str]
-    """What `build` is given: nothing ("gradient"), the neurons, whose features `update` then is given ("features"), or
+    """The argument of `build`: none ("gradient"), the neurons, whose features `update` is then given ("features"), or
     the function of a least-squares problem's "residuals" or a `Classifier` ("logits"), with the batch for `update`."""
 
     @property
@@ -76,7 +76,7 @@ class SGD:
     learning_rate: float = 0.1
     """Step size."""
     momentum: float = 0.9
-    """Of the sum of past gradients."""
+    """Decay of the sum of past gradients."""
     nesterov: bool = False
     """Look ahead along the momentum."""
     weight_decay: float = 0.0
@@ -105,7 +105,7 @@ class Muon:
     adam_share: float = 0.15
     """Step size of everything else, as a share of that of the matrices."""
     momentum: float = 0.95
-    """Of the moving average of the gradient."""
+    """Decay of the moving average of the gradient."""
     steps: int = 5
     """Newton-Schulz iterations."""
     weight_decay: float = 0.0

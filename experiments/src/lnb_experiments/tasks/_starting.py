@@ -1,4 +1,4 @@
-"""What each optimizer starts from on each task.
+"""The settings that each optimizer starts from on each task.
 
 Learning rates on MNIST, with one hidden layer, and the larger tasks, at the scale of a CPU, are those that sweeps with
 a linear decay picked (`results/`); Adam has AdamW's, and LNB's forms have that of `lnb`. On digits and the

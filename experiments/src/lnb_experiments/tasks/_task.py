@@ -1,4 +1,4 @@
-"""What a task is: a network with its data, at one or two scales, and how its runs are judged."""
+"""Tasks: a network with its data, at one or two scales, and the criteria by which its runs are judged."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Scale:
     evaluate_every: int
     """Steps between evaluations."""
     optimizers: Mapping[str, OptimizerSettings] = field(default_factory=lambda: MappingProxyType({}))
-    """What optimizers start from at this scale, where that differs from the task's."""
+    """The optimizers' starting settings at this scale, where they differ from the task's."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Task:
     """A network to train on some data, and how that is judged."""
 
     name: str
-    """What the command line calls it."""
+    """Its name on the command line."""
     summary: str
     """One line."""
     make: Callable[[Any, int], Problem]
@@ -70,7 +70,7 @@ class Task:
     scales: Mapping[str, Scale]
     """The sizes that it has, by a name of `SCALES`; always one called "cpu"."""
     target: Target
-    """What its runs are timed to."""
+    """The value that its runs are timed to."""
     selection: str
     """The metric whose value at the end of a run picks a learning rate; lower is better."""
     schedule: Schedule
@@ -78,7 +78,7 @@ class Task:
     stop_at_target: bool
     """Whether a run ends once it has reached the target."""
     optimizers: Mapping[str, OptimizerSettings]
-    """What each optimizer starts from."""
+    """The starting settings of each optimizer."""
 
     def build(self, settings: Any, seed: int) -> Problem:
         """The network and its data.
@@ -108,7 +108,7 @@ class Task:
         return self.scales[scale]
 
     def starting_settings(self, scale: str) -> Mapping[str, OptimizerSettings]:
-        """What each optimizer starts from at a scale.
+        """The starting settings of each optimizer at a scale.
 
         Raises:
             ExperimentError: the task has no such scale.
