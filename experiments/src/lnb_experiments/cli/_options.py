@@ -85,7 +85,9 @@ class RunOptions:
         """
         for name, untouched in self.task.starting_settings(self.scale).items():
             if name not in names and self.settings[name] != untouched:
-                raise ExperimentError(f"--{name} has options, but {name} does not run here: {', '.join(names)} does.")
+                raise ExperimentError(
+                    f"--{name} has options, but the optimizers of this command are: {', '.join(names)}."
+                )
 
 
 def options_of_tasks(kind: type[Any], **defaults: Any) -> dict[str, Any]:

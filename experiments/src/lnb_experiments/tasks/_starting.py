@@ -70,7 +70,7 @@ DIGITS = _started_from(
 )
 
 # The batch is all of the data, so nothing has to be averaged; the loss has minimum 0, which Polyak's step asks for.
-_full_batch = partial(LNB, 1.0, step="polyak", gradient_decay=0.0, min_norm=1e-6)
+_full_batch = partial(LNB, 1.0, step="polyak", gradient_decay=0.0, weight_decay=0.0, min_norm=1e-6)
 
 FACTORIZATION = _started_from(
     adam=Adam(learning_rate=1.0),
