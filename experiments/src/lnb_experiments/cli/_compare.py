@@ -75,8 +75,8 @@ class Comparison(RunOptions):
             if paths:
                 show_runs(standard_output(), paths, folder / PLOT_NAME)
         if failures:
-            told = "; ".join(f"{name} failed: {reason}" for name, reason in failures.items())
-            raise ExperimentError(f"{told}. Its records up to there are kept, and so are the other runs.")
+            reasons = "; ".join(f"{name} failed: {reason}" for name, reason in failures.items())
+            raise ExperimentError(f"{reasons}. Its records up to there are kept, and so are the other runs.")
 
     def _train(
         self, stored: dict[str, StoredRun], headers: dict[str, RunHeader], previous: Mapping[str, Run], total: int

@@ -116,7 +116,7 @@ def _precondition(classifier: Classifier, settings: KFAC) -> optax.GradientTrans
     ) -> tuple[PyTree, KFACState]:
         del extra
         key, sample = jax.random.split(state.key)
-        moved = kfac.maybe_update(state.preconditioner, (params, batch), sample)
-        return kfac.apply(updates, moved), KFACState(kfac.increment_count(moved), key)
+        new_state = kfac.maybe_update(state.preconditioner, (params, batch), sample)
+        return kfac.apply(updates, new_state), KFACState(kfac.increment_count(new_state), key)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -47,7 +47,7 @@ class RunHeader:
     scale: str
     """Name of the task's scale."""
     epochs: int
-    """Passes over the training data that were asked for."""
+    """Passes over the training data that were requested."""
     evaluate_every: int
     """Steps from one record to the next."""
     schedule: str

@@ -74,7 +74,7 @@ class Task:
     selection: str
     """The metric whose value at the end of a run picks a learning rate; lower is better."""
     schedule: Schedule
-    """How the learning rate goes on unless told otherwise: as it is, or falling linearly to 0."""
+    """The default schedule of the learning rate: constant, or falling linearly to 0."""
     stop_at_target: bool
     """Whether a run ends once it has reached the target."""
     optimizers: Mapping[str, OptimizerSettings]
