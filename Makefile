@@ -14,7 +14,7 @@ FAST_TESTS = $(addprefix tests/test_, jax_facts.py cases.py find.py neurons.py r
 
 # Real data lies beside a checkout on machines without internet.
 ifneq ($(wildcard ../shared/data),)
-export LNB_DATA_DIR ?= ../shared/data
+export LNB_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
 .PHONY: demo test test-fast test-newest check docs pages report bench bench-kfac format test-matrix test-kfac clean
@@ -27,6 +27,7 @@ demo: .venv/installed
 
 test: .venv/installed
 	.venv/bin/pytest -n $(WORKERS)
+	cd experiments && ../.venv/bin/pytest -n $(WORKERS)
 
 # Under four minutes on two cores.
 test-fast: .venv/installed
@@ -76,7 +77,10 @@ format: .venv/installed
 # Everything: on the newest JAX of $(PYTHON), the oldest that is supported, 0.11, and the newest of each newer Python.
 MATRIX = oldest $(if $(NEWER_PYTHONS),0.11) $(NEWER_PYTHONS)
 test-matrix: test $(MATRIX:%=.venv-%/installed)
-	for name in $(MATRIX); do .venv-$$name/bin/pytest -n $(WORKERS) || exit; done
+	for name in $(MATRIX); do \
+		.venv-$$name/bin/pytest -n $(WORKERS) && \
+		(cd experiments && ../.venv-$$name/bin/pytest -n $(WORKERS)) || exit; \
+	done
 	$(MAKE) --no-print-directory test-kfac
 
 # The K-FAC baseline.

@@ -17,7 +17,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "char-transformer": (".embedding", ".positions"),  # the embedding is the head too
     "vit-cifar10": (".head",),
 }
-"""Of each task, where the paths of its tables and its head begin."""
+"""The beginnings of the paths of each task's tables and head."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Partitioned:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to train."""
+    """The runs to train."""
 
     task: Annotated[Literal["char-transformer", "vit-cifar10"], tyro.conf.Positional]
     learning_rate: float = 0.05
-    """Of LNB."""
+    """Learning rate of LNB."""
     head_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    """Of AdamW, each a run."""
+    """Learning rates of AdamW, each a run."""
     seed: int = 0
-    """Of the initial weights and the order of the data."""
+    """Seed of the initial weights and the order of the data."""
 
 
 def main(arguments: Arguments) -> None:

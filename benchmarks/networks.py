@@ -41,9 +41,9 @@ NETWORKS: Mapping[str, Callable[[], Network]] = {
 """By name, what builds each."""
 
 Logits = Callable[[Any, Any], tuple[Array, None]]
-"""Of parameters and batch; no mask besides."""
+"""From parameters and batch to the logits, without a mask."""
 
 LOGITS: Mapping[str, Logits] = dict.fromkeys(
     ("mnist-mlp", "wide-mlp"), lambda params, batch: (apply_mlp(params, batch[0]), None)
 )
-"""What K-FAC reads of the networks that it runs on."""
+"""The logits of the networks that K-FAC runs on."""

@@ -1,4 +1,4 @@
-"""What a training step costs with each optimizer: `make bench`.
+"""The cost of a training step with each optimizer: `make bench`.
 
 Every optimizer trains the same network, from the same weights, on one batch, in one process. They take turns of ten
 steps, so that what else the machine does falls on all alike, and a step meets the caches as its optimizer left them.
@@ -47,7 +47,7 @@ OPTIMIZERS = ("adam", "muon", *LNB)
 
 @dataclass(frozen=True)
 class Target:
-    """What a ratio to Adam's is to be at most.
+    """The upper bound of a ratio to Adam's cost.
 
     Fields:
         quantity: of a cost.
@@ -80,7 +80,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The settings of a measurement."""
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Names of networks."""
@@ -96,7 +96,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of one optimizer costs on one network.
+    """The cost of a step of one optimizer on one network.
 
     Fields:
         milliseconds: of a step, the mean over the places in a cycle.
@@ -146,7 +146,7 @@ class Contestant:
         self.times.append(time.perf_counter() - start)
 
     def cost(self, network: str) -> Cost:
-        """What was measured."""
+        """The measured value."""
         places = np.median(np.reshape(self.times, (-1, CYCLE)), axis=0) * 1e3
         memory = self.compiled.memory_analysis()
         peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes

@@ -21,7 +21,7 @@ BASELINE = "adamw"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The settings of a measurement."""
 
     tasks: tuple[str, ...] = ("mnist", "mnist-inverted", "vit-cifar10")
     """Names of tasks."""
@@ -67,7 +67,7 @@ def write_page(settings: Settings) -> None:
             if summary.seconds_to_target is None:
                 cells += [f"not in {summary.steps:,}", f"not in {run.records[-1].seconds:.3g}", "-"]
             else:
-                # What the baseline needs, or at least needs.
+                # The time that the baseline needs, or a lower bound of it.
                 own = baseline.seconds_to_target or first.records[-1].seconds
                 share = f"{summary.seconds_to_target / own:.2f}"
                 cells += [f"{summary.steps_to_target:,}", f"{summary.seconds_to_target:.3g}"]

@@ -73,7 +73,7 @@ def test_every_hyper_parameter_can_be_set(tmp_path):
 
 def test_the_command_in_a_header_repeats_the_run(tmp_path):
     options = ["--optimizers", "sgd", "lnb-paper", "--sgd.nesterov", "--sgd.clip-norm", "2.0", "--schedule", "linear"]
-    options += ["--sgd.learning-rate", "0.02", "--lnb-paper.solver.relative", "--lnb-paper.solver.ridge", "1.5"]
+    options += ["--sgd.learning-rate", "0.02", "--lnb-paper.solver.shrinkage", "0.2"]
     assert lnb("compare", "digits", *SMALL_DIGITS, *options, "--output", tmp_path) == 0
     for name in ("sgd", "lnb-paper"):
         run = ex.read_run(tmp_path / f"digits/{name}.jsonl")
@@ -177,7 +177,10 @@ def test_words_that_are_no_command_exit_2(arguments, capsys):
         (["compare", "digits", "--optimizers", "gauss-newton"], "GaussNewton is for least-squares problems"),
         (["compare", "digits", "--optimizers", "nope"], "unknown optimizer 'nope'"),
         (["compare", "digits", "--optimizers"], "`optimizers` must name at least one"),
-        (["compare", "digits", "--muon.momentum", "0.5"], "--muon has options, but muon does not run here"),
+        (
+            ["compare", "digits", "--muon.momentum", "0.5"],
+            "--muon has options, but the optimizers of this command are: adam",
+        ),
         (["compare", "digits", "--seed", "-5"], "`seed` must be from 0 to 4294967295, got -5"),
         (["sweep", "digits", "--optimizer", "adam", "--seeds", "-5"], "`seed` must be from 0 to 4294967295, got -5"),
         (["compare", "digits", "--epochs", "0"], "`epochs`"),

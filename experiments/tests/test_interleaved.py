@@ -176,7 +176,7 @@ def test_a_run_that_cannot_be_compiled_leaves_the_others_alone(tmp_path, capsys,
 def test_a_diverging_run_with_checkpoints_and_a_schedule_leaves_the_others_alone(tmp_path, capsys):
     options = ["--optimizers", "sgd", "adam", "--epochs", "30", "--evaluate-every", "4", "--checkpoint-every", "3"]
     options += ["--schedule", "linear", "--output", tmp_path]
-    assert lnb("compare", "matrix-factorization", *SMALL_MATRIX, *options, "--learning-rate", "sgd=1e3") == 0
+    assert lnb("compare", "matrix-factorization", *SMALL_MATRIX, *options, "--sgd.learning-rate", "1e3") == 0
     assert "diverged by step" in capsys.readouterr().out
     sgd, adam = (ex.read_run(tmp_path / f"matrix-factorization/{name}.jsonl") for name in ("sgd", "adam"))
     assert [record.finite for record in sgd.records] == [True] * (len(sgd.records) - 1) + [False]

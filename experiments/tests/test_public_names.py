@@ -31,9 +31,9 @@ def private_uses(path):
     imported = (name for name in imports_of(path) if name.partition(".")[0] == "lnb")
     yield from (name for name in imported if any(part.startswith("_") for part in name.split(".")))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lnb":
-            if node.attr.startswith("_") or node.attr not in PUBLIC:
-                yield f"lnb.{node.attr}"
+        is_of_lnb = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lnb"
+        if is_of_lnb and (node.attr.startswith("_") or node.attr not in PUBLIC):
+            yield f"lnb.{node.attr}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

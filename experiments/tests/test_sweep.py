@@ -194,7 +194,7 @@ def test_has_ended(tmp_path):
         (["sweep", "digits", "--optimizer", "nope"], "unknown optimizer 'nope'"),
         (
             ["sweep", "digits", "--optimizer", "adam", "--lnb.solver.ridge", "2"],
-            "--lnb has options, but lnb does not run",
+            "--lnb has options, but the optimizers of this command are: adam.",
         ),
         (["sweep", "digits", "--optimizer", "adam", "--adam.learning-rate", "2"], "is what a sweep varies"),
         (["sweep", "digits", "--optimizer", "adam", "--rates", "0"], "`rates` must be positive"),

@@ -23,7 +23,6 @@ from lnb_experiments.optimizers._optimizers import LNB as LNB
 from lnb_experiments.optimizers._optimizers import OPTIMIZERS as OPTIMIZERS
 from lnb_experiments.optimizers._optimizers import SGD as SGD
 from lnb_experiments.optimizers._optimizers import Adam as Adam
-from lnb_experiments.optimizers._optimizers import AdamW as AdamW
 from lnb_experiments.optimizers._optimizers import Muon as Muon
 from lnb_experiments.optimizers._optimizers import OptimizerSettings as OptimizerSettings
 from lnb_experiments.optimizers._optimizers import check_optimizer as check_optimizer

@@ -1,5 +1,5 @@
-"""The error of a request that cannot be carried out, told in words for whoever made it."""
+"""The error of a request that cannot be carried out."""
 
 
 class ExperimentError(Exception):
-    """An experiment was asked for that cannot run: the message says what was got and what to do."""
+    """An experiment cannot run as requested: the message names what was got and what to do."""

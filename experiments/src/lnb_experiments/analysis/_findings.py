@@ -144,7 +144,7 @@ class Experiment:
     schedule: str
     epochs: int
     settings: Mapping[str, Any]
-    """Of the task."""
+    """The settings of the task."""
     selection: str
     """The metric that picks learning rates."""
     target: Target

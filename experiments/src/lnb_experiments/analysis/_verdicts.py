@@ -141,26 +141,26 @@ def _inverted(plain: Experiment, experiments: Sequence[Experiment]) -> Experimen
     return next(same, None)
 
 
-def _invariance(plain: Experiment, inverted: Experiment | None, lnb: Entry, adam: Entry) -> tuple[Criterion, ...]:
+def _invariance(plain: Experiment, inverted: Experiment | None, entry: Entry, adam: Entry) -> tuple[Criterion, ...]:
     depth = f"hidden layers {'-'.join(map(str, plain.settings['hidden']))}"
     alike = f"{depth}: accuracy within 0.5 points of {adam.label}'s"
     invariant = f"{depth}: inverted pixels cost at most 0.3 points, {adam.label} over 1"
-    ours, theirs = (entry.mean_at_end("accuracy") for entry in (lnb, adam))
+    ours, theirs = (one.mean_at_end("accuracy") for one in (entry, adam))
     if ours is None or theirs is None:
         return (Criterion(alike, "diverged with every seed", holds=False),)
     first = Criterion(
         alike,
         f"{numerals.accuracy(ours)}, {adam.label} {numerals.accuracy(theirs)}",
-        holds=not lnb.diverged and abs(ours - theirs) <= _ALIKE + _ROUNDING,
+        holds=not entry.diverged and abs(ours - theirs) <= _ALIKE + _ROUNDING,
     )
     if inverted is None:
         return first, Criterion(invariant, "not run", holds=False)
     changes: list[float] = []
-    for entry, before in ((lnb, ours), (adam, theirs)):
-        same = (e for e in inverted.entries if (e.optimizer, e.settings) == (entry.optimizer, entry.settings))
+    for one, before in ((entry, ours), (adam, theirs)):
+        same = (e for e in inverted.entries if (e.optimizer, e.settings) == (one.optimizer, one.settings))
         after = next((end for e in same if (end := e.mean_at_end("accuracy")) is not None), None)
         if after is None:
-            return first, Criterion(invariant, f"{entry.label} has no finite run", holds=False)
+            return first, Criterion(invariant, f"{one.label} has no finite run", holds=False)
         changes.append(after - before)
     measured = f"{100 * changes[0]:+.3g} points, {adam.label} {100 * changes[1]:+.3g}"
     holds = changes[0] >= -_INVARIANT - _ROUNDING and changes[1] < -_DEGRADED - _ROUNDING

@@ -38,7 +38,7 @@ class Comparison(RunOptions):
     optimizers: tuple[str, ...]
     """Optimizers to compare."""
     seed: int
-    """Of the initial weights and of the order of the examples."""
+    """Seed of the initial weights and of the order of the examples."""
     output: Path
     """Folder of records and plot, in a folder named like the task; what an earlier comparison left is replaced."""
     checkpoint_every: int | None
@@ -75,8 +75,8 @@ class Comparison(RunOptions):
             if paths:
                 show_runs(standard_output(), paths, folder / PLOT_NAME)
         if failures:
-            told = "; ".join(f"{name} failed: {reason}" for name, reason in failures.items())
-            raise ExperimentError(f"{told}. Its records up to there are kept, and so are the other runs.")
+            reasons = "; ".join(f"{name} failed: {reason}" for name, reason in failures.items())
+            raise ExperimentError(f"{reasons}. Its records up to there are kept, and so are the other runs.")
 
     def _train(
         self, stored: dict[str, StoredRun], headers: dict[str, RunHeader], previous: Mapping[str, Run], total: int

@@ -33,9 +33,9 @@ class RunOptions:
     evaluate_every: int
     """Steps from one record to the next."""
     schedule: Schedule
-    """What the learning rate is multiplied by: 1, or a factor that falls linearly from 1 to 0 over the run's steps."""
+    """The factor of the learning rate: 1, or a number that falls linearly from 1 to 0 over the run's steps."""
     settings: Annotated[dict[str, Any], arg(name="")]
-    """Of the task, under "task", and of every optimizer, under its name."""
+    """The settings of the task, under "task", and of every optimizer, under its name."""
 
     @property
     def task(self) -> Task:
@@ -85,7 +85,9 @@ class RunOptions:
         """
         for name, untouched in self.task.starting_settings(self.scale).items():
             if name not in names and self.settings[name] != untouched:
-                raise ExperimentError(f"--{name} has options, but {name} does not run here: {', '.join(names)} does.")
+                raise ExperimentError(
+                    f"--{name} has options, but the optimizers of this command are: {', '.join(names)}."
+                )
 
 
 def options_of_tasks(kind: type[Any], **defaults: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the commands show on the terminal: the progress of runs, and a table of those that have ended."""
+"""The commands' output on the terminal: the progress of runs, and a table of those that have ended."""
 
 from __future__ import annotations
 

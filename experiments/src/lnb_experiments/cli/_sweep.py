@@ -20,7 +20,7 @@ from lnb_experiments.optimizers._optimizers import check_optimizer
 from lnb_experiments.runs._records import Run, describe_environment
 from lnb_experiments.runs._stored import locked
 from lnb_experiments.runs._sweep import choose_rate, end_value, finish_run, grid_of, sweep
-from lnb_experiments.tasks._task import Task
+from lnb_experiments.tasks._task import Task, check_seed
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Sweep(RunOptions):
         optimizer = self.settings[name]
         if optimizer.learning_rate != task.starting_settings(self.scale)[name].learning_rate:
             raise ExperimentError(f"--{name}.learning-rate is what a sweep varies: give `--rates`.")
+        for seed in self.seeds:
+            check_seed(seed)
         rates = self.rates or grid_of(task.name, name)
         folder = self.output / self.name / self.schedule / name
         environment = describe_environment()

@@ -31,9 +31,9 @@ class ShuffledBatches:
     batch_size: int
     """Examples in a batch."""
     seed: int
-    """Of the order."""
+    """Seed of the order."""
     prepare: Callable[[PyTree, Array], PyTree] | None = None
-    """What makes a batch of the examples chosen for it and the batch's own random key."""
+    """Makes a batch of the examples chosen for it and the batch's own random key."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -121,7 +121,7 @@ class DecodedExamples:
     """
 
     def __init__(self, encoded: Sequence[Any], decode: Callable[[Any], Example]) -> None:
-        """Of what is `encoded`, which `decode`, called from several threads, turns into arrays of one shape."""
+        """Take the examples as `encoded`, and a `decode` for several threads, which gives arrays of one shape."""
         self._encoded = encoded
         self._decode = decode
         self._decoded: dict[int, Example] = {}

@@ -23,13 +23,13 @@ CLASSES = 21
 """The background and twenty kinds of objects."""
 
 UNLABELLED = 255
-"""What a mask has where there is no class to predict."""
+"""The value of a mask where there is no class to predict."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Of red, green and blue in [0, 1]."""
+"""The mean of red, green and blue, in [0, 1]."""
 
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-"""Of the same."""
+"""Their standard deviation."""
 
 _UNLABELLED_COLOUR = (224, 224, 192)
 _PADDED = 500
@@ -46,7 +46,7 @@ class EncodedSplit(Sequence[Encoded]):
     """The rows of a `datasets.Dataset`, read when they are asked for."""
 
     def __init__(self, data: Any) -> None:
-        """Of a data set with the columns `image` and `mask`."""
+        """Take a data set with the columns `image` and `mask`."""
         import datasets
 
         for column in ("image", "mask"):

@@ -5,7 +5,7 @@
     theta <- theta - delta, if that lowers the loss
 
 The equation is solved by conjugate gradients, with J and J^T as functions; no matrix is formed. The damping follows how
-much of the fall that the linear model foretells comes true: it is divided by 3 above three quarters and doubled below
+much of the fall that the linear model predicts comes true: it is divided by 3 above three quarters and doubled below
 one; a step that does not lower the loss is not taken.
 
 Source: Nocedal and Wright (2006), Numerical optimization, section 10.3; Marquardt (1963).
@@ -28,7 +28,7 @@ from lnb_experiments._errors import ExperimentError
 PyTree = Any
 Residuals = Callable[[PyTree, PyTree], Array]
 
-_GOOD, _POOR = 0.75, 0.25  # shares of the foretold fall that come true
+_GOOD, _POOR = 0.75, 0.25  # shares of the predicted fall that come true
 _FEWER, _MORE = 1 / 3, 2.0  # what the damping is multiplied by then
 
 
@@ -62,7 +62,7 @@ class GaussNewton:
 
 
 class GaussNewtonState(NamedTuple):
-    """What the next step starts from."""
+    """The state that the next step starts from."""
 
     damping: Array  # scalar
 
@@ -86,10 +86,10 @@ def _levenberg_marquardt(residuals: Residuals, settings: GaussNewton) -> optax.G
         delta, _ = cg(damped, gradient, tol=settings.tolerance, maxiter=settings.steps)
         step = jax.tree.map(lambda leaf: -settings.learning_rate * leaf, delta)
         before = _mean_square(residual)
-        foretold = before - _mean_square(residual + push(step))
+        predicted = before - _mean_square(residual + push(step))
         fall = before - _mean_square(residuals(optax.apply_updates(params, step), batch))
         taken = fall > 0
-        share = fall / foretold
+        share = fall / predicted
         factor = jnp.where(share > _GOOD, _FEWER, jnp.where(share > _POOR, 1.0, _MORE))
         damping = state.damping * jnp.where(taken, factor, _MORE).astype(state.damping.dtype)
         return jax.tree.map(lambda leaf: jnp.where(taken, leaf, 0), step), GaussNewtonState(damping)

@@ -22,12 +22,12 @@ _TOO_NEW = (0, 9, 2)  # where a primitive's parameters come in another form than
 
 
 class Classifier(NamedTuple):
-    """What K-FAC reads of a network whose loss is a mean cross entropy."""
+    """A network whose loss is a mean cross entropy, as K-FAC reads it."""
 
     logits: Callable[[PyTree, PyTree], tuple[Array, Array | None]]
     """As `Problem.logits`; the first leaf of a batch has the examples along its first axis."""
     batch: PyTree
-    """Any batch: what the layers are found with."""
+    """Any batch, with which the layers are found."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class KFAC:
     learning_rate: float = 0.1
     """Step size."""
     momentum: float = 0.9
-    """Of the sum of past directions."""
+    """Decay of the sum of past directions."""
     damping: float = 1e-3
     """Added to the Fisher matrix's diagonal, in factored form."""
     norm_constraint: float | None = 1e-3
     """Upper bound on the squared length of a direction in the Fisher norm, before momentum and step size."""
     decay: float = 0.95
-    """Of the moving average of the factors."""
+    """Decay of the moving average of the factors."""
     every: int = 5
     """Steps from one inversion of the factors to the next."""
     weight_decay: float = 0.0
@@ -69,7 +69,7 @@ class KFAC:
 
 
 class KFACState(NamedTuple):
-    """What kfac-jax keeps, and the key that it samples the model's own labels with."""
+    """The state of kfac-jax, and the key that it samples the model's own labels with."""
 
     preconditioner: Any
     key: Array
@@ -116,7 +116,7 @@ def _precondition(classifier: Classifier, settings: KFAC) -> optax.GradientTrans
     ) -> tuple[PyTree, KFACState]:
         del extra
         key, sample = jax.random.split(state.key)
-        moved = kfac.maybe_update(state.preconditioner, (params, batch), sample)
-        return kfac.apply(updates, moved), KFACState(kfac.increment_count(moved), key)
+        new_state = kfac.maybe_update(state.preconditioner, (params, batch), sample)
+        return kfac.apply(updates, new_state), KFACState(kfac.increment_count(new_state), key)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -25,7 +25,7 @@ class OptimizerSettings(Protocol):
     """Hyper-parameters of one optimizer."""
 
     reads: ClassVar[str]
-    """What `build` is given: nothing ("gradient"), the neurons, whose features `update` then is given ("features"), or
+    """The argument of `build`: none ("gradient"), the neurons, whose features `update` is then given ("features"), or
     the function of a least-squares problem's "residuals" or a `Classifier` ("logits"), with the batch for `update`."""
 
     @property
@@ -40,56 +40,31 @@ class OptimizerSettings(Protocol):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba, 2014)."""
+    """Adam (Kingma and Ba, 2014), or with weight decay AdamW (Loshchilov and Hutter, 2017)."""
 
     reads: ClassVar[str] = "gradient"
 
     learning_rate: float = 1e-3
     """Step size."""
     mean_decay: float = 0.9
-    """Of the moving average of the gradient (beta 1)."""
+    """Decay of the moving average of the gradient (beta 1)."""
     square_decay: float = 0.999
-    """Of the moving average of the squared gradient (beta 2)."""
+    """Decay of the moving average of the squared gradient (beta 2)."""
     epsilon: float = 1e-8
     """Added to the root of the squares."""
-    clip_norm: float | None = None
-    """Global norm that the gradient is clipped to first."""
-
-    def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
-        """The transformation."""
-        adam = optax.adam(self.learning_rate, self.mean_decay, self.square_decay, self.epsilon)
-        return _clipped(self, adam)
-
-
-@dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2017)."""
-
-    reads: ClassVar[str] = "gradient"
-
-    learning_rate: float = 1e-3
-    """Step size."""
-    mean_decay: float = 0.9
-    """Of the moving average of the gradient (beta 1)."""
-    square_decay: float = 0.999
-    """Of the moving average of the squared gradient (beta 2)."""
-    epsilon: float = 1e-8
-    """Added to the root of the squares."""
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.0
     """Shrinks the parameters by this times the step size."""
     clip_norm: float | None = None
     """Global norm that the gradient is clipped to first."""
 
     def build(self, neurons: None = None) -> optax.GradientTransformationExtraArgs:
         """The transformation."""
-        adamw = optax.adamw(
-            self.learning_rate,
-            self.mean_decay,
-            self.square_decay,
-            self.epsilon,
-            weight_decay=self.weight_decay,
+        adam = optax.chain(
+            optax.scale_by_adam(self.mean_decay, self.square_decay, self.epsilon),
+            optax.add_decayed_weights(self.weight_decay) if self.weight_decay else optax.identity(),
+            optax.scale_by_learning_rate(self.learning_rate),
         )
-        return _clipped(self, adamw)
+        return _clipped(self, adam)
 
 
 @dataclass(frozen=True)
@@ -101,7 +76,7 @@ class SGD:
     learning_rate: float = 0.1
     """Step size."""
     momentum: float = 0.9
-    """Of the sum of past gradients."""
+    """Decay of the sum of past gradients."""
     nesterov: bool = False
     """Look ahead along the momentum."""
     weight_decay: float = 0.0
@@ -130,7 +105,7 @@ class Muon:
     adam_share: float = 0.15
     """Step size of everything else, as a share of that of the matrices."""
     momentum: float = 0.95
-    """Of the moving average of the gradient."""
+    """Decay of the moving average of the gradient."""
     steps: int = 5
     """Newton-Schulz iterations."""
     weight_decay: float = 0.0
@@ -196,7 +171,7 @@ def paper_lnb(learning_rate: float = 0.5, ridge: float = 0.1, clip_norm: float |
 
 OPTIMIZERS: Mapping[str, OptimizerSettings] = {
     "adam": Adam(),
-    "adamw": AdamW(),
+    "adamw": Adam(weight_decay=1e-2),
     "sgd": SGD(),
     "gauss-newton": GaussNewton(),
     "muon": Muon(),

@@ -95,7 +95,7 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         for row, metric in enumerate(metrics):
             axes = grid[row, column]
             curves = [_curve([run], time, metric) for run in runs]
-            _draw_panel(axes, curves, labels, styles, metric, least_top=target.value)
+            _draw_panel(axes, curves, labels, styles, metric, least_top=target.value, margin=0.05)
             axes.set_ylabel("" if column else f"test {metric}" if metric == "accuracy" else metric.replace("_", " "))
         _draw_level(grid[-1, column], target.value, f"target: {target}", side=1)
         for run, style in zip(runs, styles, strict=True):
@@ -206,7 +206,9 @@ def _draw_panel(
     styles: Sequence[dict[str, Any]],
     metric: str,
     least_top: float = 0.0,
+    margin: float = 0.02,
 ) -> None:
+    """Draw a metric. An accuracy is shown from this margin, or more, below the lowest end up to `least_top` or more."""
     for curve, label, style in zip(curves, labels, styles, strict=True):
         axes.plot(curve.times, curve.means, **style, label=f"{label} (diverged)" if curve.diverged else label)
         if curve.lowest != curve.highest:
@@ -217,18 +219,18 @@ def _draw_panel(
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(left=0)
     if metric == "accuracy":
-        _scale_accuracy(axes, curves, least_top)
+        _scale_accuracy(axes, curves, least_top, margin)
         return
     positive = [value for curve in curves for value in curve.lowest if value > 0]
     if positive and max(positive) > _LOG_RANGE * min(positive):
         axes.set_yscale("log")
 
 
-def _scale_accuracy(axes: Axes, curves: Sequence[_Curve], least_top: float) -> None:
+def _scale_accuracy(axes: Axes, curves: Sequence[_Curve], least_top: float, margin: float) -> None:
     """Show where the curves end, not how they left the first guess behind."""
     ends = [curve.means[-1] for curve in curves if curve.means]
     lowest, highest = min(ends, default=0.0), max(*ends, least_top, 0.0) or 1.0
-    bottom = max(0.0, lowest - max(0.02, 2 * (highest - lowest)))
+    bottom = max(0.0, lowest - max(margin, 2 * (highest - lowest)))
     axes.set_ylim(bottom, min(1.0, highest + 0.25 * (highest - bottom)))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 

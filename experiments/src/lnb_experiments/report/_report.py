@@ -122,8 +122,8 @@ def _title(experiment: Experiment, experiments: Sequence[Experiment]) -> str:
     """The experiment's, with the task's settings that tell it from others of the task."""
     others = [other.settings for other in experiments if other.task == experiment.task]
     differing = [key for key, value in experiment.settings.items() if any(o.get(key) != value for o in others)]
-    told = _settings({key: experiment.settings[key] for key in differing})
-    return f"{experiment.title}, {told}" if told else experiment.title
+    differences = _settings({key: experiment.settings[key] for key in differing})
+    return f"{experiment.title}, {differences}" if differences else experiment.title
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def _outcome(experiment: Experiment, entry: Entry, baseline: Entry) -> str:
 
 
 def claims_table(figures: Sequence[PaperFigure]) -> Table:
-    """What the paper claims beside what was measured."""
+    """The paper's claims beside the measurements."""
     rows = []
     for figure in figures:
         name = f"{figure.number}: {figure.title}"

@@ -32,7 +32,7 @@ _PACKAGES = ("jax", "jaxlib", "optax", "numpy", "lnb")
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What was run, and with what."""
+    """The configuration of a run."""
 
     task: str
     """Name of the task."""
@@ -43,17 +43,17 @@ class RunHeader:
     optimizer_settings: Mapping[str, Any]
     """Hyper-parameters of the optimizer."""
     seed: int
-    """Of the initial weights and of the order of the examples."""
+    """Seed of the initial weights and of the order of the examples."""
     scale: str
     """Name of the task's scale."""
     epochs: int
-    """Passes over the training data that were asked for."""
+    """Passes over the training data that were requested."""
     evaluate_every: int
     """Steps from one record to the next."""
     schedule: str
-    """What the learning rate was multiplied by on the way."""
+    """The name of the learning rate's schedule."""
     target: Target
-    """What the run is timed to."""
+    """The value that the run is timed to."""
     comparison: str
     """The same for runs that took turns on one machine, whose timings can be compared."""
     environment: Mapping[str, Any]
@@ -233,7 +233,7 @@ class Summary:
     loss: float
     """Training loss at the end."""
     target_metric: float
-    """What the target is about, at the end."""
+    """The metric of the target, at the end."""
     diverged_at: int | None
     """The step by which the loss was no longer finite; None if it always was."""
     steps: int
@@ -285,7 +285,7 @@ def _first_at_target(run: Run) -> Record | None:
 
 
 def _settings(header: RunHeader) -> Iterator[tuple[str, Any]]:
-    """What determines the records, by the names of the command's options, as JSON has it."""
+    """The settings that determine the records, by the names of the command's options, as JSON has them."""
     line = json.loads(json.dumps(_encode(dataclasses.asdict(header))))
     for name in ("task", "optimizer", "scale", "schedule", "epochs", "evaluate_every", "seed", "target"):
         yield name, line[name]

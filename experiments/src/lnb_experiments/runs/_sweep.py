@@ -63,7 +63,7 @@ TASK_GRIDS: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "mnist-inverted": _INVERTED_MNIST_GRIDS,
     "mnist-deep-inverted": _INVERTED_MNIST_GRIDS,
 }
-"""What a task has in place of `GRIDS`."""
+"""The grids of a task that replace those of `GRIDS`."""
 
 _EXTENSIONS = 2  # rates that a grid may be extended by
 

@@ -23,12 +23,12 @@ from lnb_experiments.optimizers._optimizers import OptimizerSettings
 
 PyTree = Any
 Schedule = Literal["linear", "constant"]
-"""What a learning rate is multiplied by: 1, or a factor that falls linearly from 1 at the first step to 1 / steps."""
+"""The factor of a learning rate: 1, or a number that falls linearly from 1 at the first step to 1 / steps."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a task gives the training loop: the network, its loss, and the data."""
+    """The network, its loss and its data, as a task gives them to the training loop."""
 
     params: PyTree
     """Initial parameters; a run copies them, so that runs start alike."""
@@ -42,16 +42,16 @@ class Problem:
     evaluate: Callable[[PyTree], Mapping[str, float]]
     """Metrics of the parameters by name, on data that is not trained on where the task has any."""
     residuals: Callable[[PyTree, PyTree], jax.Array] | None = None
-    """Of a least-squares problem, [n, outputs] for the parameters and a batch: the loss is the sum of their squares
-    over n. None where the loss is something else."""
+    """Residuals of a least-squares problem, [n, outputs] for parameters and a batch: the loss is the sum of their
+    squares over n. None where the loss is something else."""
     logits: Callable[[PyTree, PyTree], tuple[jax.Array, jax.Array | None]] | None = None
-    """Of a classifier, [examples, ..., classes] for the parameters and a batch, and which of them count, a mask
+    """Logits of a classifier, [examples, ..., classes] for parameters and a batch, and the mask of those that count,
     [examples, ...] or None: the loss is their mean cross entropy. None where the loss is something else."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known after a number of steps."""
+    """The measurements after a number of steps."""
 
     step: int
     """Steps taken."""
@@ -65,7 +65,7 @@ class Record:
     """Training loss before each step, on average since the record before; at step 0 that of the
     first batch."""
     metrics: Mapping[str, float]
-    """What the task measures at this step."""
+    """The task's own measurements at this step."""
 
     @property
     def finite(self) -> bool:
@@ -75,7 +75,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run asked of the machine, beside the time of its steps."""
+    """The cost of a run beside the time of its steps."""
 
     compile_seconds: float
     """Time to find the neurons and to compile the step."""
@@ -88,7 +88,7 @@ class Cost:
 
 
 class Progress(NamedTuple):
-    """Where a run stands between two steps. What is to come depends on this and the run's settings alone."""
+    """The state of a run between two steps. All later steps depend on this and on the run's settings alone."""
 
     params: PyTree
     """Parameters."""
@@ -220,7 +220,7 @@ class Training(Iterator[Record]):
         jax.block_until_ready(self._step(copies.params, copies.state, batch))
 
     def cost(self) -> Cost:
-        """What the run asked of the machine so far."""
+        """The cost of the run so far."""
         self.compile()
         return Cost(self._compile_seconds, _step_bytes(self._step), _resident_bytes())
 
@@ -277,7 +277,7 @@ class Training(Iterator[Record]):
         # The step gives its arguments' memory away, so each array has to be this run's own.
         initial = (self._problem.params, self._optimizer.init(self._problem.params))
         params, state = jax.tree.map(jnp.copy, initial)
-        # What the step is compiled for, in a run that goes on as in one that starts.
+        # The step is compiled for these shapes, in a run that goes on as in one that starts.
         self._shapes = jax.eval_shape(lambda *trees: trees, params, state)
         self._batches = _batches_from(self._problem, 0)
         return Progress(params, state, 0, 0.0, 0.0, ())

@@ -1,4 +1,4 @@
-"""What each optimizer starts from on each task.
+"""The settings that each optimizer starts from on each task.
 
 Learning rates on MNIST, with one hidden layer, and the larger tasks, at the scale of a CPU, are those that sweeps with
 a linear decay picked (`results/`); Adam has AdamW's, and LNB's forms have that of `lnb`. On digits and the
@@ -21,7 +21,6 @@ from lnb_experiments.optimizers._optimizers import (
     OPTIMIZERS,
     SGD,
     Adam,
-    AdamW,
     Muon,
     OptimizerSettings,
     paper_lnb,
@@ -49,7 +48,7 @@ def _lnb_forms(paper: LNB, learning_rate: float, ridge: float = 0.1) -> dict[str
 
 MNIST = _started_from(
     adam=Adam(learning_rate=2e-2),
-    adamw=AdamW(learning_rate=2e-2),
+    adamw=Adam(learning_rate=2e-2, weight_decay=1e-2),
     sgd=SGD(learning_rate=0.3),
     muon=Muon(learning_rate=0.05),
     **_lnb_forms(paper_lnb(0.5, ridge=1.0, clip_norm=1.0), 0.05, ridge=1.0),
@@ -59,14 +58,14 @@ INVERTED_MNIST = MappingProxyType(
     {
         **MNIST,
         "adam": Adam(learning_rate=1e-3),
-        "adamw": AdamW(learning_rate=1e-3),
+        "adamw": Adam(learning_rate=1e-3, weight_decay=1e-2),
         "sgd": SGD(learning_rate=0.03),
     }
 )
 
 DIGITS = _started_from(
     adam=Adam(learning_rate=2e-2),
-    adamw=AdamW(learning_rate=2e-2),
+    adamw=Adam(learning_rate=2e-2, weight_decay=1e-2),
     **_lnb_forms(paper_lnb(0.25, clip_norm=1.0), 0.05),
 )
 
@@ -75,7 +74,7 @@ _full_batch = partial(LNB, 1.0, step="polyak", gradient_decay=0.0, weight_decay=
 
 FACTORIZATION = _started_from(
     adam=Adam(learning_rate=1.0),
-    adamw=AdamW(learning_rate=1.0, weight_decay=0.0),
+    adamw=Adam(learning_rate=1.0),
     sgd=SGD(learning_rate=4e-3, momentum=0.0),  # plain gradient descent
     gauss_newton=GaussNewton(steps=300, tolerance=1e-5),
     lnb=_full_batch(lnb.Auto()),
@@ -87,7 +86,7 @@ FACTORIZATION = _started_from(
 
 VISION_TRANSFORMER = _started_from(
     adam=Adam(learning_rate=3e-3),
-    adamw=AdamW(learning_rate=3e-3, weight_decay=1e-4),
+    adamw=Adam(learning_rate=3e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.1),
     muon=Muon(learning_rate=0.01),
     **_lnb_forms(paper_lnb(0.1), 0.02),
@@ -95,12 +94,12 @@ VISION_TRANSFORMER = _started_from(
 
 # The tutorial's, with Optax's weight decay.
 WIDE_VISION_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
-    {"adam": Adam(learning_rate=1e-4), "adamw": AdamW(learning_rate=1e-4, weight_decay=1e-4)}
+    {"adam": Adam(learning_rate=1e-4), "adamw": Adam(learning_rate=1e-4, weight_decay=1e-4)}
 )
 
 SEGMENTATION = _started_from(
     adam=Adam(learning_rate=3e-3),
-    adamw=AdamW(learning_rate=3e-3, weight_decay=1e-4),
+    adamw=Adam(learning_rate=3e-3, weight_decay=1e-4),
     sgd=SGD(learning_rate=0.03, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
     **_lnb_forms(paper_lnb(0.1), 0.02),
@@ -108,12 +107,12 @@ SEGMENTATION = _started_from(
 
 # The paper's for its Adam.
 WIDE_SEGMENTATION: Mapping[str, OptimizerSettings] = MappingProxyType(
-    {"adam": Adam(learning_rate=1e-4), "adamw": AdamW(learning_rate=1e-4, weight_decay=1e-4)}
+    {"adam": Adam(learning_rate=1e-4), "adamw": Adam(learning_rate=1e-4, weight_decay=1e-4)}
 )
 
 CHARACTER_TRANSFORMER = _started_from(
     adam=Adam(learning_rate=3e-3),
-    adamw=AdamW(learning_rate=3e-3, weight_decay=1e-2),
+    adamw=Adam(learning_rate=3e-3, weight_decay=1e-2),
     sgd=SGD(learning_rate=0.3, clip_norm=1.0),
     muon=Muon(learning_rate=0.02),
     **_lnb_forms(paper_lnb(0.2), 0.05),
@@ -123,6 +122,6 @@ CHARACTER_TRANSFORMER = _started_from(
 WIDE_CHARACTER_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
     {
         "adam": Adam(learning_rate=1e-3, square_decay=0.99),
-        "adamw": AdamW(learning_rate=1e-3, square_decay=0.99, weight_decay=0.1),
+        "adamw": Adam(learning_rate=1e-3, square_decay=0.99, weight_decay=0.1),
     }
 )

@@ -1,4 +1,4 @@
-"""What a task is: a network with its data, at one or two scales, and how its runs are judged."""
+"""Tasks: a network with its data, at one or two scales, and the criteria by which its runs are judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lnb_experiments.runs._training import Problem, Schedule
 SCALES = ("cpu", "paper")
 """The names of scales: what two cores do in a minute, and what the paper has."""
 
-_SEEDS = 2**32  # JAX's and NumPy's generators both take these
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Scale:
     evaluate_every: int
     """Steps between evaluations."""
     optimizers: Mapping[str, OptimizerSettings] = field(default_factory=lambda: MappingProxyType({}))
-    """What optimizers start from at this scale, where that differs from the task's."""
+    """The optimizers' starting settings at this scale, where they differ from the task's."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Task:
     """A network to train on some data, and how that is judged."""
 
     name: str
-    """What the command line calls it."""
+    """Its name on the command line."""
     summary: str
     """One line."""
     make: Callable[[Any, int], Problem]
@@ -70,15 +70,15 @@ class Task:
     scales: Mapping[str, Scale]
     """The sizes that it has, by a name of `SCALES`; always one called "cpu"."""
     target: Target
-    """What its runs are timed to."""
+    """The value that its runs are timed to."""
     selection: str
     """The metric whose value at the end of a run picks a learning rate; lower is better."""
     schedule: Schedule
-    """How the learning rate goes on unless told otherwise: as it is, or falling linearly to 0."""
+    """The default schedule of the learning rate: constant, or falling linearly to 0."""
     stop_at_target: bool
     """Whether a run ends once it has reached the target."""
     optimizers: Mapping[str, OptimizerSettings]
-    """What each optimizer starts from."""
+    """The starting settings of each optimizer."""
 
     def build(self, settings: Any, seed: int) -> Problem:
         """The network and its data.
@@ -90,8 +90,7 @@ class Task:
         Raises:
             ExperimentError: the seed or a setting is out of its range, or the data is not to be had.
         """
-        if not 0 <= seed < _SEEDS:
-            raise ExperimentError(f"`seed` must be from 0 to {_SEEDS - 1}, got {seed}.")
+        check_seed(seed)
         return self.make(settings, seed)
 
     def name_at(self, scale: str) -> str:
@@ -109,9 +108,19 @@ class Task:
         return self.scales[scale]
 
     def starting_settings(self, scale: str) -> Mapping[str, OptimizerSettings]:
-        """What each optimizer starts from at a scale.
+        """The starting settings of each optimizer at a scale.
 
         Raises:
             ExperimentError: the task has no such scale.
         """
         return MappingProxyType({**self.optimizers, **self.at(scale).optimizers})
+
+
+def check_seed(seed: int) -> None:
+    """Check that the generators of JAX and NumPy take a seed.
+
+    Raises:
+        ExperimentError: they do not.
+    """
+    if not 0 <= seed < _SEEDS:
+        raise ExperimentError(f"`seed` must be from 0 to {_SEEDS - 1}, got {seed}.")
