@@ -112,3 +112,23 @@ def test_a_schedule_counts_the_updates_that_are_due(period, offset):
         held += bool(schedule.is_due(period))
         if schedule.is_due(period):
             assert int(schedule.batches(period)) == held
+
+
+def test_batches_between_updates_do_not_enter_the_average(x64):
+    """The average is the corrected one of the first batches and of every third from then on."""
+    weight = jnp.asarray(normal(4, 4))
+    batches = [jnp.asarray(normal(9, 4, seed=k)) * (1 + k) for k in range(11)]
+    neurons = lnb.find_neurons(lambda w, x: jnp.mean(jnp.tanh(x @ w)), weight, batches[0])
+    decay, period, ridge = 0.7, 3, 0.1
+    solver = lnb.Cholesky(update_period=period, decay=decay, ridge=ridge)
+    transform = lnb.scale_by_lnb(neurons, solver=solver, step=lnb.Norm(1e6))
+    state, update = transform.init(weight), jax.jit(transform.update)
+    for x in batches:
+        _, grads, features = neurons.value_and_grad(weight, x)
+        direction, state = update(grads, state, weight, features=features)
+    entered = [k for k in range(len(batches)) if k < period or k % period == 0]
+    shares = (decay**period) ** np.arange(len(entered))[::-1]
+    grams = [np.asarray(batches[k].T @ batches[k]) / 9 for k in entered]
+    gram = np.tensordot(shares / shares.sum(), grams, 1)
+    wanted = np.linalg.solve(gram + ridge * np.eye(4), np.asarray(grads))
+    np.testing.assert_allclose(direction * 1e6, wanted, rtol=1e-9)

@@ -156,10 +156,10 @@ class LNB:
             neurons,
             self.learning_rate,
             solver=self.solver,
+            step=_step_rule(self.step, self.min_norm),
             gradient_decay=self.gradient_decay,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
-            **_step(self.step, self.min_norm),
         )
         return _clipped(self, boosting)
 
@@ -208,9 +208,9 @@ def settings_of(optimizer: OptimizerSettings) -> dict[str, Any]:
     return settings
 
 
-def _step(name: StepName, min_norm: float) -> dict[str, Any]:
-    """The arguments of `lnb.lnb` that choose its step rule."""
-    return {"step": name, "min_norm": min_norm}
+def _step_rule(name: StepName, min_norm: float) -> lnb.StepRule:
+    """The step rule of this name."""
+    return {"spectral": lnb.Spectral(), "norm": lnb.Norm(min_norm), "polyak": lnb.Polyak(min_norm)}[name]
 
 
 def _clipped(settings: Any, transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

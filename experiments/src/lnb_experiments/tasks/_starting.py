@@ -79,7 +79,7 @@ FACTORIZATION = _started_from(
     gauss_newton=GaussNewton(steps=300, tolerance=1e-5),
     lnb=_full_batch(lnb.Auto()),
     lnb_paper=_full_batch(lnb.CG(steps=5, ridge=1e-3), nesterov=False),
-    lnb_cholesky=_full_batch(lnb.Cholesky(every=1, decay=0.0, ridge=1e-3)),
+    lnb_cholesky=_full_batch(lnb.Cholesky(update_period=1, decay=0.0, ridge=1e-3)),
     lnb_diagonal=_full_batch(lnb.Diagonal(ridge=1e-3)),
     lnb_low_rank=_full_batch(lnb.LowRank(rank=60, decay=0.0, ridge=1e-3)),
 )
