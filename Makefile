@@ -10,14 +10,15 @@ NEWER_PYTHONS = $(shell .ci/find-python)
 NEWEST_PYTHON = $(lastword $(NEWER_PYTHONS))
 
 # Finding neurons, every case, solvers and the update: what a change of JAX or of the library breaks first.
-FAST_TESTS = $(addprefix tests/test_, jax_facts.py cases.py find.py neurons.py regions.py solvers.py transform.py imports.py)
+FAST_TESTS = $(addprefix tests/, program finding/test_cases.py finding/test_sharing.py finding/test_regions.py \
+	features/test_layout.py solvers test_neurons.py test_transform.py test_imports.py)
 
 # Real data lies beside a checkout on machines without internet.
 ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test test-fast test-newest check docs pages report bench bench-kfac format test-matrix test-kfac clean
+.PHONY: demo test test-fast test-newest check docs pages report bench bench-kfac format fuzz test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -41,6 +42,10 @@ test-newest:
 	else \
 		echo "No Python 3.12 or newer was found: the fast tests on the newest JAX were not run."; \
 	fi
+
+# The properties on random networks, many more than in `make test` and others each time.
+fuzz: .venv/installed
+	.venv/bin/pytest -n $(WORKERS) --hypothesis-profile=fuzz tests/finding/test_properties.py tests/features
 
 check: .venv/installed
 	.venv/bin/ruff format --check .

@@ -58,7 +58,14 @@ def test_compare_leaves_table_records_and_plot(tmp_path, capsys):
 def test_every_hyper_parameter_can_be_set(tmp_path):
     options = ["--optimizers", "adam", "lnb-paper", "lnb-cholesky", "--lnb-paper.solver.ridge", "0.7"]
     options += ["--adam.learning-rate", "0.02", "--lnb-paper.clip-norm", "None", "--seed", "3"]
-    options += ["--lnb-cholesky.solver.update-period", "2", "--lnb-cholesky.learning-rate", "1e-1", "--evaluate-every", "7"]
+    options += [
+        "--lnb-cholesky.solver.update-period",
+        "2",
+        "--lnb-cholesky.learning-rate",
+        "1e-1",
+        "--evaluate-every",
+        "7",
+    ]
     assert lnb("compare", "digits", *SMALL_DIGITS, "--task.hidden", "8", "9", *options, "--output", tmp_path) == 0
     adam, paper, cholesky = (header(tmp_path / f"digits/{n}.jsonl") for n in ("adam", "lnb-paper", "lnb-cholesky"))
     assert adam["optimizer_settings"]["learning_rate"] == 0.02

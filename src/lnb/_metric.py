@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from jax import Array
 
 from lnb._features import AnyFeatureSet, FeatureSet, JacobianFeatures, TiedFeatureSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Structure = Literal["gram", "tied", "general"]
 
@@ -51,11 +54,11 @@ class Metric:
     features: Any
     arrays: tuple[Array, ...] = ()
 
-    def product(self, vector: Array) -> Array:
+    def product(self, vector: Float[Array, "g p o"]) -> Float[Array, "g p o"]:
         """M v of eq. (11), without forming M.
 
         Args:
-            vector: V [g, i(+1), o].
+            vector: V, p = i(+1).
         """
         return self.features.product(self.arrays, vector)
 
@@ -86,20 +89,20 @@ class GramMetric(Metric):
         """The number of axes that the samples come from: 1 for examples, more for positions and pixels."""
         return self.features.sample_rank
 
-    def moments(self) -> tuple[Array, Array]:
-        """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7).
+    def moments(self) -> tuple[Float[Array, "g i"], Float[Array, "g i"]]:
+        """mu = E[x] and chi = E[x * x] (Algorithm 2, lines 6 and 7).
 
         chi is the diagonal of the Gram matrix. With a bias, mu is taken over the samples that the bias is added to.
         """
         return self.features.moments(self.arrays)
 
-    def gram(self) -> tuple[Array, Array]:
-        """E[x x^T] [g, i, i], or its diagonal [g, i] where `is_diagonal`; and mu [g, i]."""
+    def gram(self) -> tuple[Float[Array, "g i i"] | Float[Array, "g i"], Float[Array, "g i"]]:
+        """E[x x^T], or its diagonal where `is_diagonal`; and mu."""
         gram, mean = self.features.gram(self.arrays)
         return (gram.reshape(mean.shape) if self.is_diagonal else gram), mean
 
-    def count(self) -> Array:
-        """n of this batch [g or 1, 1], the sum of its samples' weights."""
+    def count(self) -> Float[Array, "#g 1"]:
+        """n of this batch, the sum of its samples' weights."""
         return self.features.count(self.arrays)
 
     def subsample(self, fraction: float) -> GramMetric:

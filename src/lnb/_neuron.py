@@ -117,11 +117,11 @@ class Neuron:
         """`pack` for the tree's leaves."""
         return self.packing.read({leaf: leaves[leaf].astype(self.dtype) for leaf in self.leaves})
 
-    def unpack(self, packed: Float[Array, "g p o"]) -> dict[str, Float[Array, ...]]:
+    def unpack(self, packed: Float[Array, "g p o"]) -> dict[str, Float[Array, "..."]]:
         """The parameters, by path, that pack to this array; elements that are not the neuron's are zero."""
         return dict(zip(self.paths, (self.unpack_leaves(packed)[leaf] for leaf in self.leaves), strict=True))
 
-    def unpack_leaves(self, packed: Float[Array, "g p o"]) -> dict[int, Float[Array, ...]]:
+    def unpack_leaves(self, packed: Float[Array, "g p o"]) -> dict[int, Float[Array, "..."]]:
         """`unpack` by the leaves' places."""
         return unpack(self.packing, packed, {k: s.shape for k, s in zip(self.leaves, self.shapes, strict=True)})
 

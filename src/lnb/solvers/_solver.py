@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jax import Array
 
 from lnb._metric import metric_of
 from lnb._neuron import Neuron
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
 
 class Solution(NamedTuple):
     """A solver's answer to a neuron's gradient."""
 
-    direction: Array  # theta [g, i(+1), o]
-    squared_norm: Array  # theta . g [g]
+    direction: Float[Array, "g p o"]  # theta
+    squared_norm: Float[Array, " g"]  # theta . g
     warm_start: Any  # for the neuron's next solve
 
 
@@ -60,13 +63,13 @@ class Solver(SolverChoice):
         """
         raise NotImplementedError
 
-    def update(self, metric: Any, statistics: Any, count: Array) -> Any:
+    def update(self, metric: Any, statistics: Any, count: Int[Array, ""]) -> Any:
         """Take one more batch into the statistics.
 
         Args:
             metric: of this batch.
             statistics: those before.
-            count: the number of batches that they hold with this one [].
+            count: the number of batches that they hold with this one.
         """
         raise NotImplementedError
 
@@ -80,13 +83,13 @@ class Solver(SolverChoice):
         del shape, dtype
         return ()
 
-    def solve(self, metric: Any, statistics: Any, gradient: Array, warm_start: Any) -> Solution:
+    def solve(self, metric: Any, statistics: Any, gradient: Float[Array, "g p o"], warm_start: Any) -> Solution:
         """Solve for one neuron's direction.
 
         Args:
             metric: of this batch.
             statistics: with this batch in them, if they are updated at this step.
-            gradient: g [g, i(+1), o].
+            gradient: g, p = i(+1): the weights, and the bias in the last row.
             warm_start: from this neuron's last `Solution`.
         """
         raise NotImplementedError

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax import Array
 
 from lnb._neuron import Neuron
 from lnb.solvers._solver import Solution
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class StepRule:
@@ -18,40 +21,42 @@ class StepRule:
     not be changed once an optimizer has been made with it.
     """
 
-    def per_neuron(self, neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array, Array]:
+    def per_neuron(
+        self, neuron: Neuron, solution: Solution, gradient: Float[Array, "g p o"]
+    ) -> tuple[Float[Array, "g p o"], Float[Array, " g"]]:
         """Compute the step of one neuron.
 
         Args:
             neuron: the neuron, for its sizes.
-            solution: its direction theta [g, i(+1), o] and z = theta . g [g].
-            gradient: g [g, i(+1), o].
+            solution: its direction theta, and z = theta . g.
+            gradient: g, p = i(+1).
 
         Returns:
-            The step [g, i(+1), o], and z [g].
+            The step, and z.
         """
         del neuron, gradient
         return solution.direction, solution.squared_norm
 
-    def per_leaf(self, gradient: Array) -> Array:
+    def per_leaf(self, gradient: Float[Array, "*leaf"]) -> Float[Array, "*leaf"]:
         """Compute the step of a parameter array that belongs to no neuron: its metric is the identity.
 
         Args:
             gradient: the gradient of the array, which is its direction too.
 
         Returns:
-            The step, of the same shape.
+            The step.
         """
         return gradient
 
-    def whole(self, squared_norm: Array, value: Any) -> Array | None:
+    def whole(self, squared_norm: Float[Array, ""], value: Any) -> Float[Array, ""] | None:
         """Compute the factor that multiplies the steps of all parameters together.
 
         Args:
-            squared_norm: z = theta . g, summed over all parameters [].
+            squared_norm: z = theta . g, summed over all parameters.
             value: the loss, or None if `update` was not given it.
 
         Returns:
-            The factor [], or None for 1.
+            The factor, or None for 1.
         """
         del squared_norm, value
         return None
