@@ -107,7 +107,7 @@ class GramMetric(Metric):
 
     def subsample(self, fraction: float) -> GramMetric:
         """The metric of at least this fraction of the samples, every k-th."""
-        features, arrays = self.features.thin(self.arrays, fraction)
+        features, arrays = self.features.subsample(self.arrays, fraction)
         return self if features is self.features else _gram_metric(features, tuple(arrays))
 
     def of_samples(self, count: int) -> GramMetric:

@@ -92,7 +92,7 @@ class Neuron:
         return (self.groups, max(1, self.inputs + self.has_bias), columns)
 
     @property
-    def operations(self) -> float:
+    def flops(self) -> float:
         """Floating-point operations of its own forward and backward pass: three products of [n, i] and [i, o]."""
         return 6.0 * self.groups * self.samples * max(1, self.inputs) * self.outputs
 

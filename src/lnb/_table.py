@@ -36,8 +36,8 @@ def table(
         if neuron.features is not None:
             chosen = choice.choose(neuron)
             operations = _operations(chosen, neuron, shared=sharing[neuron.index] in seen)
-            solver, cost = _name(chosen), f"{operations / neuron.operations:.1%}"
-            total, passes = total + operations, passes + neuron.operations
+            solver, cost = _name(chosen), f"{operations / neuron.flops:.1%}"
+            total, passes = total + operations, passes + neuron.flops
             seen.add(sharing[neuron.index])
         rows.append((neuron.name, neuron.kind, sizes, str(neuron.groups), str(neuron.samples), metric, solver, cost))
     widths = [max(len(row[k]) for row in rows) for k in range(len(header))]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from lnb._features._map import FeatureMap, rows_of_weights, subsample, weighted_mean
+from lnb._features._map import FeatureMap, expand_weights, subsample, weighted_mean
 from lnb._numerics import contract, gram_of, statistics_dtype
 
 _FEWEST = 256  # features from which on the products saved outweigh the copies they need
@@ -51,13 +51,13 @@ class ConvolutionFeatures(FeatureMap):
     def sample_rank(self) -> int:
         return 1 + len(self.kernel_size)
 
-    def thin(self, recorded: Array, every: int) -> Array:
+    def subsample(self, recorded: Array, every: int) -> Array:
         return subsample(recorded, self.input_layout[:1], every)
 
     def weights(self, recorded: Array, weights: Array) -> Array:
         batch = recorded.shape[self.input_layout[0]]
         pixels = jax.eval_shape(self.matrix, recorded).shape[1] // batch
-        return jnp.repeat(rows_of_weights(weights, [batch]), pixels)
+        return jnp.repeat(expand_weights(weights, [batch]), pixels)
 
     def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
         # As `moments`, each pixel with its example's weight.

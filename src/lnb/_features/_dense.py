@@ -8,7 +8,7 @@ from math import prod
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._features._map import FeatureMap, rows_of_weights, subsample, weighted_mean
+from lnb._features._map import FeatureMap, expand_weights, subsample, weighted_mean
 from lnb._numerics import contract, gram_of, statistics_dtype
 
 
@@ -28,11 +28,11 @@ class DenseFeatures(FeatureMap):
     def sample_rank(self) -> int:
         return len(self.sample_axes)
 
-    def thin(self, recorded: Array, every: int) -> Array:
+    def subsample(self, recorded: Array, every: int) -> Array:
         return subsample(recorded, self.sample_axes, every)
 
     def weights(self, recorded: Array, weights: Array) -> Array:
-        return rows_of_weights(weights, [recorded.shape[a] for a in self.sample_axes])
+        return expand_weights(weights, [recorded.shape[a] for a in self.sample_axes])
 
     def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
         x = self.matrix(recorded)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._features._map import FeatureMap, fill_value, rows_of_weights, subsample, total_weight
+from lnb._features._map import FeatureMap, expand_weights, fill_value, subsample, total_weight
 from lnb._numerics import gram_of
 
 
@@ -32,11 +32,11 @@ class EmbeddingFeatures(FeatureMap):
     def _sample_axes(self, recorded: Array) -> range:
         return range(recorded.ndim if self.component is None else recorded.ndim - 1)
 
-    def thin(self, recorded: Array, every: int) -> Array:
+    def subsample(self, recorded: Array, every: int) -> Array:
         return subsample(recorded, self._sample_axes(recorded), every)
 
     def weights(self, recorded: Array, weights: Array) -> Array:
-        return rows_of_weights(weights, [recorded.shape[a] for a in self._sample_axes(recorded)])
+        return expand_weights(weights, [recorded.shape[a] for a in self._sample_axes(recorded)])
 
     def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
         frequency = (

@@ -52,14 +52,14 @@ class FeatureRead:
         source = self.weight_source if self.weight is None else places[self.weight_source]
         return replace(self, sources=tuple(places[k] for k in self.sources), weight_source=source)
 
-    def thin(self, arrays: Arrays, every: int, place: int) -> tuple[FeatureRead, list[Array]]:
+    def subsample(self, arrays: Arrays, every: int, place: int) -> tuple[FeatureRead, list[Array]]:
         """A use of about every k-th sample, reading a new array at `place`; itself where its samples are not alike."""
         if self.weight is not None or len(self.maps) != 1 or self.samples == self.repeats:
             return self, []
         recorded = arrays[self.sources[0]]
-        thinned = self.maps[0].thin(recorded, every)
-        samples = self.samples * thinned.size // recorded.size
-        return replace(self, sources=(place,), samples=samples), [thinned]
+        subsampled = self.maps[0].subsample(recorded, every)
+        samples = self.samples * subsampled.size // recorded.size
+        return replace(self, sources=(place,), samples=samples), [subsampled]
 
     def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[FeatureRead, Array]:
         """The use with each sample weighted, by an array to be put at `place`."""
@@ -181,17 +181,17 @@ class FeatureSet:
         """How many axes the samples are spread over: 1 where an example is a sample, more for positions and pixels."""
         return max(m.sample_rank for read in self.reads for m in read.maps)
 
-    def thin(self, arrays: Arrays, share: float) -> tuple[FeatureSet, Arrays]:
+    def subsample(self, arrays: Arrays, share: float) -> tuple[FeatureSet, Arrays]:
         """The features of at least this share of the samples, every k-th, and the arrays that they are read from."""
         every = int(1 / share + 1e-6)
         if every == 1:
             return self, arrays
-        reads, thinned = [], list(arrays)
+        reads, subsampled = [], list(arrays)
         for read in self.reads:
-            fewer, added = read.thin(arrays, every, len(thinned))
+            fewer, added = read.subsample(arrays, every, len(subsampled))
             reads.append(fewer)
-            thinned += added
-        return replace(self, reads=tuple(reads)), thinned
+            subsampled += added
+        return replace(self, reads=tuple(reads)), subsampled
 
     def moments(self, arrays: Arrays) -> tuple[Array, Array]:
         """mu = E[x] and chi = E[x * x], each [g, i] (Algorithm 2, lines 6 and 7).

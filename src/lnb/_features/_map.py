@@ -32,7 +32,7 @@ class FeatureMap(Protocol):
         """How many axes the samples are spread over."""
         ...
 
-    def thin(self, recorded: Array, every: int) -> Array:
+    def subsample(self, recorded: Array, every: int) -> Array:
         """The recorded array of about every k-th sample."""
         ...
 
@@ -96,7 +96,7 @@ def align(weights: Array, samples: Sequence[int]) -> Array:
     return weights.mean(tuple(range(shared, weights.ndim)))
 
 
-def rows_of_weights(weights: Array, samples: Sequence[int]) -> Array:
+def expand_weights(weights: Array, samples: Sequence[int]) -> Array:
     """The weight of each sample, [n], for samples with axes of these sizes; it repeats over axes the batch lacks."""
     aligned = align(weights, samples)
     full = aligned.reshape(aligned.shape + (1,) * (len(samples) - aligned.ndim))
@@ -153,9 +153,9 @@ class LoopFeatures(FeatureMap):
         share = (split.sum(2) / total_weight(weights)[None, :, 0])[:, :, None].astype(mean.dtype)  # [step, g, 1]
         return (mean * share).sum(0), (square * share).sum(0)
 
-    def thin(self, recorded: Array, every: int) -> Array:
+    def subsample(self, recorded: Array, every: int) -> Array:
         """The recorded array of about every k-th sample of each step."""
-        return jax.vmap(lambda step: self.inner.thin(step, every))(recorded)
+        return jax.vmap(lambda step: self.inner.subsample(step, every))(recorded)
 
     def matrix(self, recorded: Array) -> Array:
         """X [g, n, i]."""

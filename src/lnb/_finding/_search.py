@@ -85,10 +85,10 @@ class _Search:
             states.append(self._states.get(value))
         for value in equation.outputs:
             facts.ancestors[value] = ancestors
-        tracked = any(states)
-        if tracked or equation.effects or any(value in facts.data for value in equation.inputs):
+        dependent = any(states)
+        if dependent or equation.effects or any(value in facts.data for value in equation.inputs):
             facts.data.update(equation.outputs)
-        if not tracked:
+        if not dependent:
             return
         if equation.jaxprs:
             self._enter(position, equation)

@@ -31,8 +31,8 @@ _PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
 
 def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
     """The neuron that the operation begins or goes on with, or its value of parameters and constants alone."""
-    tracked = [k for k, state in enumerate(states) if state is not None]
-    is_linear = len(equation.outputs) == 1 and is_linear_in(equation, facts.program.avals, tracked)
+    dependent = [k for k, state in enumerate(states) if state is not None]
+    is_linear = len(equation.outputs) == 1 and is_linear_in(equation, facts.program.avals, dependent)
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
     if neurons:
         if is_linear and all(_is_still_a_weight(equation, neuron) for neuron in neurons):

@@ -25,13 +25,13 @@ def negate(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
 
 def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
     """A product or quotient."""
-    tracked = [k for k, state in enumerate(states) if state is not None]
+    dependent = [k for k, state in enumerate(states) if state is not None]
     divides = equation.primitive is primitives.div_p
-    if len(tracked) > 1 or (divides and tracked[0] == 1):
+    if len(dependent) > 1 or (divides and dependent[0] == 1):
         if any(isinstance(state, PartialNeuron) for state in states):
             return Outcome(ends_neurons=True)
         return nonlinear(facts, equation, states)
-    position = tracked[0]
+    position = dependent[0]
     state, other = states[position], equation.inputs[1 - position]
     number = facts.number(other)
     if number is not None and number != 0.0:
