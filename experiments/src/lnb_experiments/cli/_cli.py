@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
+from jax import Array
 from rich.table import Table
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lnb_experiments._errors import ExperimentError
 from lnb_experiments.cli._compare import Comparison, Interrupted
@@ -26,6 +28,22 @@ from lnb_experiments.runs._archive import pack_results
 from lnb_experiments.runs._training import prepare
 from lnb_experiments.tasks._tasks import TASKS
 
+_REGISTRY = ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
+    """Read the settings of solvers that may be arrays in a program: on the command line they are numbers."""
+    if info.type != float | Array:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda words: float(words[0]),
+        is_instance=lambda value: isinstance(value, (int, float)),
+        str_from_instance=lambda value: [str(value)],
+    )
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` spells, by default the process's own arguments.
@@ -35,7 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        command = tyro.cli(_commands(), prog="lnb", description="Linear neuron boosting beside others.", args=arguments)
+        command = tyro.cli(
+            _commands(),
+            prog="lnb",
+            description="Linear neuron boosting beside others.",
+            args=arguments,
+            registry=_REGISTRY,
+        )
         getattr(command, "options", command).run()
     except ExperimentError as error:
         standard_error().print(f"lnb: {error}")
