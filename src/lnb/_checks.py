@@ -1,4 +1,4 @@
-"""Checks of settings: Python, NumPy and JAX numbers alike; a number that is being traced is taken as it is."""
+"""Checks of settings. Python, NumPy and JAX numbers are checked alike, and traced numbers are not checked."""
 
 from __future__ import annotations
 

@@ -49,11 +49,11 @@ class Neurons(Sequence[Neuron]):
         self._paths = paths
         self._shapes = shapes
         self.ignored = tuple(paths[leaf] for leaf in sorted(ignored))
-        """The parameters that were to be left alone, by path: an optimizer of these neurons leaves them as they are."""
+        """The paths of the ignored parameters, which an optimizer of these neurons does not train."""
         self.ignored_leaves = ignored
         """The places of these parameters among the leaves of `params`."""
         self.uncovered = tuple((paths[leaf], reason) for leaf, reason in found.uncovered.items())
-        """The parameters that no neuron covers, (path, reason): they are trained with the identity metric."""
+        """(path, reason) of each parameter that no neuron covers; they are trained with the identity metric."""
         self._uncovered_leaves = tuple(found.uncovered)
         self._neurons = found.neurons
         self.signature = _signature(treedef, found)
@@ -69,20 +69,20 @@ class Neurons(Sequence[Neuron]):
 
     @property
     def sharing(self) -> tuple[int, ...]:
-        """For each neuron, the first neuron that reads the same features: they share its statistics."""
+        """For each neuron, the index of the first neuron that reads the same features; they share its statistics."""
         return self.signature[2]
 
     @property
     def coverage(self) -> float:
-        """The share of the parameter elements that belong to a neuron, 0 to 1, of those that are not ignored."""
+        """The fraction of the parameter elements that belong to a neuron, not counting ignored ones, 0 to 1."""
         total = sum(prod(shape.shape) for leaf, shape in enumerate(self._shapes) if leaf not in self.ignored_leaves)
         missing = sum(prod(self._shapes[leaf].shape) for leaf in self._uncovered_leaves)
         return 1.0 - missing / total if total else 1.0
 
     def value_and_grad(self, params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree, Features]:
-        """The loss, its gradient, and the features that the neurons read: one forward and one backward pass.
+        """Evaluate the loss, its gradient, and the features that the neurons read, in one forward and one backward pass.
 
-        Like `jax.value_and_grad` of the loss, which is what it evaluates; trace it inside `jax.jit`.
+        It evaluates `jax.value_and_grad` of the loss. Call it inside `jax.jit`.
 
         Args:
             params: a tree of the structure and shapes that the neurons were found with.
@@ -118,9 +118,9 @@ class Neurons(Sequence[Neuron]):
         return value, jax.tree.unflatten(self.treedef, gradients), features
 
     def metric_product(self, features: Features, vectors: PyTree) -> PyTree:
-        """M v of eq. (11), block by block and without a ridge, for a tree `vectors` like `params`.
+        """Multiply a tree `vectors` like `params` by each neuron's metric M of eq. (11), without a ridge.
 
-        Parameters with the identity metric are given back as they are.
+        Parameters with the identity metric come back as they are.
         """
         self.check_features(features)
         leaves = self._check_params(vectors, "vectors")
@@ -136,11 +136,11 @@ class Neurons(Sequence[Neuron]):
         return jax.tree.unflatten(self.treedef, products)
 
     def without(self, left_out: frozenset[int]) -> tuple[Neuron, ...]:
-        """The neurons as they are when something else trains these leaves."""
+        """The neurons that are left when something else trains these leaves."""
         return tuple(kept for neuron in self if (kept := neuron.without(left_out)) is not None)
 
     def leaves_of(self, tree: PyTree, argument: str) -> list[Array | None]:
-        """The leaves of a tree like `params`; None for each that `optax.masked` or `optax.partition` masks.
+        """Flatten a tree like `params`, with None for each leaf that `optax.masked` or `optax.partition` masks.
 
         An array may stand where `params` has a node of one leaf: `nnx.Optimizer` gives arrays for `nnx.Param`s.
 
@@ -208,7 +208,7 @@ class Neurons(Sequence[Neuron]):
 
 
 def identity_masks(neurons: Sequence[Neuron], leaves: Iterable[int]) -> dict[int, np.ndarray | None]:
-    """Of these leaves, those with elements whose metric is the identity; and which elements are not, None for none."""
+    """For each of these leaves that has elements with the identity metric, which elements have another; None for none."""
     masks = {}
     for leaf in leaves:
         covered = [n.covered(leaf) for n in neurons if n.features is not None and leaf in n.leaves]
@@ -219,7 +219,7 @@ def identity_masks(neurons: Sequence[Neuron], leaves: Iterable[int]) -> dict[int
 
 
 def identity_parts(masks: Mapping[int, np.ndarray | None], leaves: Mapping[int, Array]) -> dict[int, Array]:
-    """The leaves of `identity_masks`, zero where the metric is not the identity."""
+    """The leaves of `identity_masks`, with zeros where the metric is not the identity."""
     return {k: leaves[k] if mask is None else jnp.where(mask, 0, leaves[k]) for k, mask in masks.items()}
 
 
@@ -343,7 +343,7 @@ def _trace(
     paths: Sequence[str],
     ignored: frozenset[int],
 ) -> tuple[Plan, list[Any], Any]:
-    """The plan of the loss at these arguments, the traced inputs besides the parameters, and its result's structure."""
+    """Trace the loss: its plan, the traced inputs besides the parameters, and the structure of its result."""
     leaves, treedef = jax.tree.flatten(params)
     rest, rest_tree = jax.tree.flatten((args, kwargs))
     traced = [k for k, leaf in enumerate(rest) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]

@@ -19,7 +19,7 @@ def table(
     uncovered: Sequence[tuple[str, str]],
     ignored: Sequence[str],
 ) -> str:
-    """The neurons, a row each, and the parameters that belong to none; the arguments are as in `Neurons`.
+    """Write a row for each neuron, and list the parameters that belong to none. The arguments are as in `Neurons`.
 
     `solver` is the choice of `lnb.Auto()`, and `cost` its floating-point operations for each one of the neuron's own
     forward and backward pass.

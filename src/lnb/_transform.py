@@ -347,7 +347,7 @@ def _correction(decay: float, count: Array) -> Array:
 def _is_finite(plan: _Plan, gradients: dict[int, Array]) -> Array:
     """Whether all gradients are finite; a feature that is not makes its weight's gradient not finite either.
 
-    An array is told by its sum, which any number that is not finite makes so.
+    The sum of an array is checked in place of its elements: it is not finite if one of them is not.
     """
     arrays = list(identity_parts(plan.identity, gradients).values())
     weights = [(n.pack_leaves(gradients), n.has_bias) for n in plan.neurons if n.features is not None]

@@ -131,7 +131,7 @@ class FeatureSet:
 
     @property
     def has_diagonal_gram(self) -> bool:
-        """Whether no two features of a group ever meet: those of a lookup do not, nor does a single one."""
+        """Whether no two features of a group are ever non-zero together: in a lookup, and where there is only one."""
         return self.is_diagonal or self.inputs == 1
 
     @property
@@ -163,7 +163,7 @@ class FeatureSet:
         return replace(self, reads=self.reads + other.reads)
 
     def of_samples(self, count: int) -> FeatureSet:
-        """The same features as if there were so many samples; of use for its sizes alone."""
+        """The same features for another number of samples, of which only the sizes are of use."""
         return replace(self, reads=(replace(self.reads[0], samples=count),))
 
     def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[FeatureSet, list[Array]]:

@@ -90,7 +90,7 @@ class JacobianFeatures:
 
     @property
     def samples(self) -> int:
-        """N of eq. (11)."""
+        """The number n of eq. (11)."""
         return sum(read.samples for read in self.reads)
 
     def reindexed(self, places: Mapping[int, int]) -> JacobianFeatures:

@@ -31,7 +31,7 @@ class TiedFeatureSet:
 
     @property
     def reads(self) -> tuple[FeatureRead, ...]:
-        """Of both."""
+        """The reads of both uses."""
         return self.first.reads + self.second.reads
 
     def reindexed(self, places: Mapping[int, int]) -> TiedFeatureSet:

@@ -1,4 +1,4 @@
-"""How a neuron is put together from what an equation does: with its weights in canonical form, or kept as equations."""
+"""Builds neurons under construction, with their weights in canonical form or kept as equations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AxisRoles:
 def general_neuron(
     facts: Facts, equation: Equation, states: Sequence[TrackedValue], samples: int | None = None
 ) -> PartialNeuron:
-    """A neuron that this equation begins or continues, kept as its equations.
+    """Begin or continue a neuron that is kept as its equations.
 
     Args:
         facts: of the program.
@@ -61,7 +61,7 @@ def general_neuron(
 
 
 def canonical_neuron(neuron: PartialNeuron, term: WeightTerm, roles: AxisRoles) -> PartialNeuron:
-    """The neuron with its only weight in canonical form."""
+    """Put a neuron's only weight into canonical form."""
     shape = neuron.shape
     return replace(
         neuron,
@@ -81,7 +81,7 @@ def as_matrix(layout: Layout | None, order: Sequence[int], sizes: tuple[int, int
 
 
 def pack_elements(facts: Facts, parameter: Parameter, order: ElementIds, sizes: tuple[int, ...]) -> Layout:
-    """The elements with these ids, in this order, in an array of these sizes."""
+    """Lay out the elements with these ids, in this order, in an array of these sizes."""
     if len(parameter.leaves) == 1:
         (leaf,) = parameter.leaves
         box = _box(order.ravel() - facts.ids.starts[leaf], facts.ids.shapes[leaf])
@@ -100,7 +100,7 @@ def pack_elements(facts: Facts, parameter: Parameter, order: ElementIds, sizes: 
 
 
 def _box(places: ElementIds, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
-    """The part [start:stop, ..] of an array whose raveled elements stand at these places; None for other places."""
+    """Find the part [start:stop, ..] of an array whose raveled elements stand at these places; None if there is none."""
     if not places.size:
         return None
     corners = zip(np.unravel_index(places[0], shape), np.unravel_index(places[-1], shape), strict=True)
@@ -112,9 +112,9 @@ def _box(places: ElementIds, shape: tuple[int, ...]) -> tuple[tuple[int, int, in
 
 
 def identity_neuron(facts: Facts, equation: Equation, parameter: Parameter, apart: bool = False) -> PartialNeuron:
-    """A parameter that is only added to data, or set `apart` beside it: its metric is the identity, and it ends here.
+    """Make a neuron of a parameter that is only added to data, or is set `apart` beside it.
 
-    Each element is repeated for each sample.
+    Its metric is the identity: each element is repeated for each sample.
     """
     shape = parameter.shape if apart else facts.shape[equation.outputs[0]]
     size = sum(facts.sizes[leaf] for leaf in parameter.leaves)

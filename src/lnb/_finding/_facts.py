@@ -16,7 +16,7 @@ from lnb._program import Program, Value, is_traced
 
 
 class Facts:
-    """The program, its parameter leaves, and what the search knows so far; the search writes it, rules only read.
+    """The program, its parameter leaves, and the state of the search. The search writes them, and rules only read.
 
     Fields:
         program: the program that is searched.

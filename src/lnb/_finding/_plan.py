@@ -24,7 +24,7 @@ from lnb._program import Program, Recorder
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to evaluate a traced loss so that its neurons' features come out, and what was found in it.
+    """The neurons of a traced loss, and how to evaluate it so that their features come out.
 
     Fields:
         program, recorder: the loss, and what is to be recorded of it.
@@ -89,7 +89,7 @@ def _overlap(first: ParameterUse, second: ParameterUse, excluded: Mapping[int, s
 def _neuron(
     uses: list[ParameterUse], facts: Facts, excluded: Mapping[int, str], paths: Sequence[str], index: int
 ) -> Neuron:
-    """The neuron with these uses."""
+    """Make the neuron that has these uses."""
     every = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
     forms = [use.canonical for use in uses if use.canonical is not None]
 
@@ -153,7 +153,7 @@ def _neuron(
 
 
 def _sides(forms: Sequence[CanonicalUse], facts: Facts) -> tuple[list[CanonicalUse], list[CanonicalUse]] | None:
-    """The uses of a weight as W, and those of its transpose; None if there are others.
+    """Part the uses of a weight W from those of its transpose; None if there are other uses.
 
     Uses of one side may differ in whether they add a bias, but not in which; W has a bias if its transpose has.
     """
@@ -182,7 +182,7 @@ def _sides(forms: Sequence[CanonicalUse], facts: Facts) -> tuple[list[CanonicalU
 
 
 def _representative(forms: Sequence[CanonicalUse]) -> CanonicalUse:
-    """One that has the bias, if there is one."""
+    """A use that has the bias, if there is one."""
     return next((form for form in forms if form.bias is not None), forms[0])
 
 

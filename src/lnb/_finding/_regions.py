@@ -46,7 +46,7 @@ class Found:
 
 
 Inside = Callable[[Facts, dict[int, TrackedValue]], Found]
-"""Searches the program of these facts, whose inputs have these states."""
+"""Search the program of these facts, whose inputs have these states."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,10 @@ class Region:
         start: int = 0,
         ran: int = -1,
     ) -> None:
-        """Keep what was found inside; `start` is where the region's record of it starts, `ran` of whether it ran."""
+        """Lift what was found inside out of the region.
+
+        The region records it from `start` on, and at `ran` whether it ran.
+        """
         recorder = self.found.recorder
         boundary = RegionBoundary(
             facts=self.facts,

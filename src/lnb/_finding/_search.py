@@ -159,7 +159,7 @@ class _Search:
             self._states[value] = None
 
     def _repeats(self, value: Value, neuron: PartialNeuron) -> int:
-        """How many samples a row of an output of constant features is: as often as the data that it meets repeat it."""
+        """How many samples a row of the output stands for: with constant features, as many as the data it meets has."""
         if not neuron.constant or neuron.terms is None:
             return 1
         met, sizes = {value}, [prod(neuron.shape)]

@@ -50,7 +50,7 @@ class CanonicalUse:
 
     @property
     def inputs(self) -> int:
-        """I, without the bias."""
+        """The number of inputs i, without the bias."""
         return sum(self.read.sizes)
 
     @property
@@ -223,7 +223,7 @@ class RegionBoundary:
 
 
 def finish(facts: Facts, neuron: PartialNeuron, recorder: Recorder) -> ParameterUse:
-    """The use that a completed neuron is; what it reads is added to the recorder."""
+    """Make the use of a completed neuron, and add what it reads to the recorder."""
     sources = tuple(recorder.index(value) for value in neuron.features)
     program = facts.program
     inputs = tuple(program.inputs[leaf] for leaf in neuron.leaves)

@@ -54,7 +54,7 @@ class Parameter:
 
     @property
     def is_weight(self) -> bool:
-        """Whether, besides, no element appears twice."""
+        """Whether the value is an arrangement in which no element appears twice."""
         return self.is_arrangement and self.distinct
 
     def opaque(self, value: Value, shape: tuple[int, ...], leaves: tuple[int, ...] = ()) -> Parameter:

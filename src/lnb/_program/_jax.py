@@ -63,7 +63,7 @@ def programs_of(jaxpr: Any) -> list[tuple[jex.ClosedJaxpr | None, tuple[jex.Clos
 
 
 def called(eqn: Any, held: Sequence[jex.ClosedJaxpr]) -> jex.ClosedJaxpr | None:
-    """The jaxpr among those it holds that an equation merely calls, as `jax.jit` does, on and for the same values.
+    """Find the jaxpr that an equation merely calls, as `jax.jit` does, among those that it holds.
 
     Neither a region, which repeats, recomputes or differentiates its jaxpr in a way of its own, nor a jaxpr that works
     on references is a call.
@@ -105,7 +105,7 @@ class Scan:
 
 
 def scan_of(parameters: Parameters, inputs: Sequence[Any], outputs: Sequence[Any]) -> Scan:
-    """A scan's parts, told by the shapes of its inputs and outputs: only scanned arrays have an axis more than inside.
+    """Read a scan's parts from the shapes of its inputs and outputs: only scanned arrays have one axis more outside.
 
     JAX 0.11 renamed the parameters that count them.
     """
@@ -148,7 +148,7 @@ def shard_map_of(parameters: Parameters) -> ShardMap:
 
 @dataclass(frozen=True)
 class Unlisted:
-    """Operations that some supported JAX does not export; None for one that its example no longer holds.
+    """Operations that some supported version of JAX does not export; None for one that its example does not hold.
 
     Fields:
         checkpoint: of `jax.checkpoint`.
@@ -165,7 +165,7 @@ class Unlisted:
 
 @cache
 def unlisted() -> Unlisted:
-    """The operations, from small examples, traced when they are first asked for.
+    """Find the operations in small examples, which are traced when they are first asked for.
 
     They are traced in a thread of their own, where no trace and no mesh of the caller's is in force.
     """

@@ -1,4 +1,4 @@
-"""Whether an operation is linear in its inputs, told by its derivative."""
+"""Whether an operation is linear in its inputs, which its derivative shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _linearity: dict[Hashable, bool] = {}
 
 
 def is_linear_in(equation: Equation, avals: Sequence[Any], positions: Sequence[int]) -> bool:
-    """Whether the operation is affine in the inputs at `positions` taken together, the others held fixed.
+    """Whether the operation is affine in the inputs at `positions` together, while the others are held fixed.
 
     Its derivative in these inputs, as JAX traces it, must not read them. Only outputs of an inexact type count.
     """

@@ -30,7 +30,7 @@ _PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
 
 
 def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
-    """The neuron that the operation begins or goes on with, or its value of parameters and constants alone."""
+    """Begin a neuron, go on with one, or give a value of parameters and constants alone."""
     dependent = [k for k, state in enumerate(states) if state is not None]
     is_linear = len(equation.outputs) == 1 and is_linear_in(equation, facts.program.avals, dependent)
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
@@ -102,7 +102,7 @@ def _begin(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
 
 
 def _is_still_a_weight(equation: Equation, neuron: PartialNeuron) -> bool:
-    """Whether a neuron's output is still rather a weight than an output: it has met no samples yet."""
+    """Whether a neuron's output has met no samples yet, and is a weight rather than an output."""
     if equation.primitive is primitives.reduce_sum_p and neuron.elementwise and neuron.output_ids is not None:
         return bool(set(varying_axes(neuron.output_ids)).intersection(equation.parameters["axes"]))
     if neuron.selected:

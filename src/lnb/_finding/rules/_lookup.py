@@ -32,7 +32,7 @@ def _row_axis(facts: Facts, equation: Equation) -> int | None:
 
 
 def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
-    """The contents of a row of the table are o, the tokens are n."""
+    """The elements of a row are o, and the tokens are n."""
     if position != 0 or _row_axis(facts, equation) is None:
         return None
     shape = facts.shape[equation.outputs[0]]
@@ -61,6 +61,6 @@ def term(facts: Facts, equation: Equation, position: int, parameter: Parameter) 
 
 
 def selects(equation: Equation, parameter: Parameter) -> bool:
-    """Whether what is looked up may be a weight yet, chosen out of a stack of weights."""
+    """Whether the result may still be a weight, chosen out of a stack of weights."""
     slices = equation.primitive is primitives.dynamic_slice_p
     return slices or (equation.primitive is primitives.gather_p and len(parameter.shape) > 2)

@@ -49,7 +49,7 @@ def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) ->
 
 
 def _times_constant(facts: Facts, equation: Equation, state: TrackedValue, factor: float) -> TrackedValue:
-    """The value times a constant, which its derivative is then multiplied by."""
+    """Multiply a value by a constant, and so its derivative."""
     value = equation.outputs[0]
     shape = facts.shape[value]
     if isinstance(state, Parameter):
