@@ -80,7 +80,7 @@ class Neurons(Sequence[Neuron]):
         return 1.0 - missing / total if total else 1.0
 
     def value_and_grad(self, params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree, Features]:
-        """Evaluate the loss, its gradient, and the features that the neurons read, in one forward and one backward pass.
+        """Evaluate the loss, its gradient and the neurons' features in one forward and one backward pass.
 
         It evaluates `jax.value_and_grad` of the loss. Call it inside `jax.jit`.
 
@@ -208,7 +208,7 @@ class Neurons(Sequence[Neuron]):
 
 
 def identity_masks(neurons: Sequence[Neuron], leaves: Iterable[int]) -> dict[int, np.ndarray | None]:
-    """For each of these leaves that has elements with the identity metric, which elements have another; None for none."""
+    """For each leaf that has elements with the identity metric, which elements have another; None for none."""
     masks = {}
     for leaf in leaves:
         covered = [n.covered(leaf) for n in neurons if n.features is not None and leaf in n.leaves]

@@ -100,7 +100,7 @@ def pack_elements(facts: Facts, parameter: Parameter, order: ElementIds, sizes: 
 
 
 def _box(places: ElementIds, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
-    """Find the part [start:stop, ..] of an array whose raveled elements stand at these places; None if there is none."""
+    """Find the part [start:stop, ..] of an array whose raveled elements stand at these places, if there is one."""
     if not places.size:
         return None
     corners = zip(np.unravel_index(places[0], shape), np.unravel_index(places[-1], shape), strict=True)
