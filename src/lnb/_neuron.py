@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,7 @@ class Neuron:
         """Floating-point operations of its own forward and backward pass: three products of [n, i] and [i, o]."""
         return 6.0 * self.groups * self.samples * max(1, self.inputs) * self.outputs
 
-    @property
+    @cached_property
     def dtype(self) -> Any:
         """Type of its statistics and directions."""
         return statistics_dtype(*(shape.dtype for shape in self.shapes))
