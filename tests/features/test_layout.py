@@ -31,6 +31,8 @@ LAYOUTS = {
     "slice": (Slice(A, ((0, 2, 1), (2, None, -1))), lambda a, b, s: a[:, ::-1]),
     "pad": (Pad(A, ((0, 1), (2, 0))), lambda a, b, s: np.pad(a, ((0, 1), (2, 0)))),
     "take": (Take(A, np.array([5, 0, 3])), lambda a, b, s: a.ravel()[[5, 0, 3]]),
+    "take, other places": (Take(A, np.array([5, 0, 2])), lambda a, b, s: a.ravel()[[5, 0, 2]]),
+    "take, of another": (Take(Reshape(A, (6,)), np.array([5, 0, 3])), lambda a, b, s: a.ravel()[[5, 0, 3]]),
     "concatenate": (Concatenate((A, Reshape(B, (1, 3))), 0), lambda a, b, s: np.concatenate([a, b[None]])),
     "ravel": (ravel({0: 6, 1: 3}, (3, 3)), lambda a, b, s: np.concatenate([a.ravel(), b]).reshape(3, 3)),
     "steps": (

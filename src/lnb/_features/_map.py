@@ -128,7 +128,6 @@ class LoopFeatures(FeatureMap):
 
     @property
     def sample_rank(self) -> int:
-        """How many axes the samples are spread over."""
         return self.inner.sample_rank + (not self.stacked)
 
     def weights(self, recorded: Array, weights: Array) -> Array:
@@ -141,7 +140,6 @@ class LoopFeatures(FeatureMap):
         return inside if self.stacked else jnp.tile(inside, steps)
 
     def weighted_moments(self, recorded: Array, weights: Array) -> tuple[Array, Array]:
-        """`moments` with weights [g or 1, n]."""
         steps = recorded.shape[0]
         if self.stacked:
             groups = len(weights)
@@ -154,35 +152,29 @@ class LoopFeatures(FeatureMap):
         return (mean * share).sum(0), (square * share).sum(0)
 
     def subsample(self, recorded: Array, every: int) -> Array:
-        """The recorded array of about every k-th sample of each step."""
         return jax.vmap(lambda step: self.inner.subsample(step, every))(recorded)
 
     def matrix(self, recorded: Array) -> Array:
-        """X [g, n, i]."""
         return self._merge(jax.vmap(self.inner.matrix)(recorded))
 
     def gram(self, recorded: Array) -> tuple[Array, Array]:
-        """X^T X [g, i, i] and X^T 1 [g, i]."""
         if not self.stacked:
             return gram_of(self.matrix(recorded))
         gram, total = jax.vmap(self.inner.gram)(recorded)  # [step, g, i, i] and [step, g, i]
         return gram.reshape(-1, *gram.shape[2:]), total.reshape(-1, total.shape[2])
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
-        """Mean over the samples of the features and of their squares, each [g, i]."""
         mean, square = jax.vmap(self.inner.moments)(recorded)  # [step, g, i]
         if self.stacked:
             return mean.reshape(-1, mean.shape[2]), square.reshape(-1, mean.shape[2])
         return mean.mean(0), square.mean(0)
 
     def forward(self, recorded: Array, weight: Array) -> Array:
-        """X W [g, n, o] for W [g, i, o]."""
         if self.stacked:
             return self._merge(jax.vmap(self.inner.forward)(recorded, self._split(recorded, weight)))
         return self._merge(jax.vmap(self.inner.forward, in_axes=(0, None))(recorded, weight))
 
     def backward(self, recorded: Array, output: Array) -> Array:
-        """X^T Y [g, i, o] for Y [g, n, o]."""
         result = jax.vmap(self.inner.backward)(recorded, self._split(recorded, output))  # [step, g, i, o]
         return result.reshape(-1, *result.shape[2:]) if self.stacked else result.sum(0)
 

@@ -144,11 +144,6 @@ class PartialNeuron:
         return replace(self.last_complete or self, repeats=self.repeats)
 
     @property
-    def is_canonical(self) -> bool:
-        """Whether its weights are known in canonical form."""
-        return self.terms is not None
-
-    @property
     def is_identity(self) -> bool:
         """Whether its parameters are only added to data or set beside it."""
         return self.terms == ()

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.extend.core import primitives
 
-from lnb._features._layout import Broadcast, Layout, Reshape, Slice, Transpose
+from lnb._features._layout import Broadcast, Layout, Leaf, Reshape, Slice, Transpose
 from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, PartialNeuron, TrackedValue
@@ -18,28 +18,23 @@ from lnb._finding.rules._linear import linear
 from lnb._program import Equation, unlisted
 
 
-def _squeeze(of: Any, shape: tuple[int, ...], parameters: Any) -> Layout:
-    _ = parameters["dimensions"]
-    return Reshape(of, shape)
-
-
-def _slice(of: Any, shape: tuple[int, ...], parameters: Any) -> Layout:
+def _slice(of: Layout, shape: tuple[int, ...], parameters: Any) -> Layout:
     starts, limits = parameters["start_indices"], parameters["limit_indices"]
     strides = parameters["strides"] or (1,) * len(shape)
     return Slice(of, tuple(zip(starts, limits, strides, strict=True)))
 
 
-def _flip(of: Any, shape: tuple[int, ...], parameters: Any) -> Layout:
+def _flip(of: Layout, shape: tuple[int, ...], parameters: Any) -> Layout:
     flipped = parameters["dimensions"]
     return Slice(of, tuple((None, None, -1 if axis in flipped else 1) for axis in range(len(shape))))
 
 
-_LAYOUTS: dict[Any, Callable[[Any, tuple[int, ...], Any], Layout]] = {
-    primitives.reshape_p: lambda of, shape, parameters: Reshape(of, tuple(parameters["new_sizes"])),
+_LAYOUTS: dict[Any, Callable[[Layout, tuple[int, ...], Any], Layout]] = {
+    primitives.reshape_p: lambda of, shape, parameters: Reshape(of, shape),
     primitives.transpose_p: lambda of, shape, parameters: Transpose(of, tuple(parameters["permutation"])),
-    primitives.squeeze_p: _squeeze,
+    primitives.squeeze_p: lambda of, shape, parameters: Reshape(of, shape),
     primitives.broadcast_in_dim_p: lambda of, shape, parameters: Broadcast(
-        of, tuple(parameters["shape"]), tuple(parameters["broadcast_dimensions"])
+        of, shape, tuple(parameters["broadcast_dimensions"])
     ),
     primitives.slice_p: _slice,
     primitives.rev_p: _flip,
@@ -72,16 +67,14 @@ def keeps_elements(equation: Equation) -> bool:
     return equation.primitive in _SAME or equation.primitive in (unlisted().name, unlisted().vary)
 
 
-def after(equation: Equation, shape: tuple[int, ...], of: Any) -> Any:
+def after(equation: Equation, shape: tuple[int, ...], of: Layout) -> Layout:
     """A layout after a layout equation, `shape` being the output's."""
     return of if keeps_elements(equation) else _LAYOUTS[equation.primitive](of, shape, equation.parameters)
 
 
 def rearranged(equation: Equation, shape: tuple[int, ...], ids: ElementIds | None) -> ElementIds | None:
     """Element ids after a layout equation."""
-    if ids is None or keeps_elements(equation):
-        return ids
-    return _LAYOUTS[equation.primitive](None, shape, equation.parameters).apply(ids)  # pyright: ignore[reportAttributeAccessIssue]
+    return None if ids is None else after(equation, shape, Leaf(0)).read({0: ids})
 
 
 def lay_out(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
