@@ -98,7 +98,7 @@ def sharded(mesh):
 def test_eight_devices_of_a_default_mesh_take_the_steps_of_one(solver, step):
     expected = train(solver, step(), single)
     for name, got in train(solver, step(), *sharded(jax.make_mesh((8,), ("data",)))).items():
-        np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-7 * np.abs(expected[name]).max(), err_msg=name)
+        np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-9 * np.abs(expected[name]).max(), err_msg=name)
         assert got.sharding.is_fully_replicated
 
 
@@ -110,7 +110,7 @@ def test_the_mesh_may_be_set_for_all(kind):
     with jax.set_mesh(mesh):
         params = train(lnb.Auto(), lnb.Spectral(), *sharded(mesh), count=3)
     for name, got in params.items():
-        np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-7 * np.abs(expected[name]).max(), err_msg=name)
+        np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-9 * np.abs(expected[name]).max(), err_msg=name)
 
 
 def test_statistics_of_a_sharded_batch_are_those_of_one_device(x64):

@@ -1,5 +1,6 @@
 """How weights are laid out, whatever the program did to them before they met data."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,3 +21,32 @@ def test_chosen_rows_are_packed_in_the_order_in_which_they_are_used(rows):
     expected = vector.copy()  # rows that no sample meets have the identity metric
     expected[rows] = np.asarray(x).T @ np.asarray(x) @ vector[rows] / len(x)
     np.testing.assert_allclose(neurons.metric_product(features, jnp.asarray(vector)), expected, rtol=1e-5, atol=1e-6)
+
+
+def shifted(params, x):
+    """The shift depends on another parameter, and not linearly."""
+    return jnp.sum(jnp.tanh(x @ jnp.cumsum(params["w"] + jnp.exp(params["v"]), 0)))
+
+
+def handed_on(params, x):
+    """A loop hands the weight on unchanged, which JAX takes out of it, and the weight is used after the loop."""
+
+    def body(carry, _):
+        h, w = carry
+        return (jnp.sin(h), w), None
+
+    (h, w), _ = jax.lax.scan(body, (x, params["w"]), None, length=2)
+    return jnp.sum(jnp.tanh(h @ jnp.cumsum(w, 0)))
+
+
+@pytest.mark.filterwarnings("ignore:The neurons cover")
+@pytest.mark.parametrize(("loss_fn", "features_of"), [(shifted, lambda x: x), (handed_on, lambda x: np.sin(np.sin(x)))])
+def test_equations_are_read_through_what_stands_for_a_parameter(x64, loss_fn, features_of):
+    params = {"w": jnp.asarray(normal(4, 3)), "v": jnp.asarray(normal(4, 3, seed=1))}
+    x, vectors = normal(5, 4, seed=2), {key: jnp.asarray(normal(4, 3, seed=3)) for key in params}
+    neurons = lnb.find_neurons(loss_fn, params, jnp.asarray(x))
+    assert [(neuron.kind, neuron.paths) for neuron in neurons] == [("general", ("['w']",))]
+    _, _, features = neurons.value_and_grad(params, jnp.asarray(x))
+    jacobian = features_of(x) @ np.tril(np.ones((4, 4)))
+    expected = jacobian.T @ jacobian @ np.asarray(vectors["w"]) / neurons[0].samples
+    np.testing.assert_allclose(neurons.metric_product(features, vectors)["w"], expected, rtol=1e-10)

@@ -50,14 +50,6 @@ Inside = Callable[[Facts, dict[int, TrackedValue]], Found]
 
 
 @dataclass(frozen=True)
-class RegionOutcome:
-    """The states of the region's outputs, and the neurons that it completes."""
-
-    states: list[TrackedValue]
-    completed: tuple[PartialNeuron, ...] = ()
-
-
-@dataclass(frozen=True)
 class Region:
     """An equation that holds programs, in the program around it.
 
@@ -130,19 +122,18 @@ class Region:
         """Evaluate the region by this rule, so that it records."""
         self.found.recorder.regions[self.position] = rule
 
-    @property
-    def activations(self) -> list[TrackedValue]:
-        """The states of outputs that are activations."""
-        return [None] * len(self.equation.outputs)
+
+Completed = tuple[PartialNeuron, ...]
+"""The neurons that a region completes; its outputs are activations."""
 
 
-def enter(region: Region) -> RegionOutcome | None:
+def enter(region: Region) -> Completed | None:
     """Search the region; None for an equation that is no region that can be entered."""
     rule = _rules().get(region.equation.primitive)
     return rule(region) if rule else None
 
 
-def _call(region: Region, evaluate: Callable[[Program, Recorder], RegionRule]) -> RegionOutcome | None:
+def _call(region: Region, evaluate: Callable[[Program, Recorder], RegionRule]) -> Completed | None:
     """A region that runs once, on the equation's own inputs."""
     closed = region.equation.jaxprs
     if len(closed) != 1 or len(closed[0].jaxpr.invars) != len(region.equation.inputs):
@@ -152,10 +143,10 @@ def _call(region: Region, evaluate: Callable[[Program, Recorder], RegionRule]) -
     region.lift(inside, region.states)
     if inside.recorder.entries:
         region.record(evaluate(program, inside.recorder))
-    return RegionOutcome(region.activations)
+    return ()
 
 
-def _remat(region: Region) -> RegionOutcome | None:
+def _remat(region: Region) -> Completed | None:
     def evaluate(program: Program, recorder: Recorder) -> RegionRule:
         def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
             parameters = equation.parameters
@@ -171,7 +162,7 @@ def _remat(region: Region) -> RegionOutcome | None:
     return _call(region, evaluate)
 
 
-def _custom_derivative(region: Region) -> RegionOutcome | None:
+def _custom_derivative(region: Region) -> Completed | None:
     """The call keeps its derivative, so it is bound whole; what its neurons read is computed beside it."""
 
     def evaluate(program: Program, recorder: Recorder) -> RegionRule:
@@ -184,20 +175,16 @@ def _custom_derivative(region: Region) -> RegionOutcome | None:
     return _call(region, evaluate)
 
 
-def _scan(region: Region) -> RegionOutcome:
+def _scan(region: Region) -> Completed:
     """A loop: weights that are scanned over are one neuron a step, weights that every step uses are one neuron."""
     equation, states, avals = region.equation, region.states, region.facts.program.avals
     loop = scan_of(equation.parameters, [avals[v] for v in equation.inputs], [avals[v] for v in equation.outputs])
     program = read_program(loop.body)
     consts, carry = loop.consts, loop.carry
-    inner, outputs, completed = list(states), region.activations, []
+    inner, completed = list(states), []
     for k in range(carry):
         state = states[consts + k]
         if state is None:
-            continue
-        if program.outputs[k] == program.inputs[consts + k]:  # handed on unchanged: a constant of the loop
-            outputs[k] = state
-            region.facts.program.aliases[equation.outputs[k]] = equation.inputs[consts + k]
             continue
         inner[consts + k] = None
         if isinstance(state, Parameter):
@@ -205,9 +192,8 @@ def _scan(region: Region) -> RegionOutcome:
     stacked = frozenset(k for k in range(consts + carry, len(states)) if states[k] is not None)
     inside = region.search_inside(program, inner)
     region.lift(inside, inner, steps=loop.length, stacked=stacked)
-    outcome = RegionOutcome(outputs, tuple(completed))
     if not inside.recorder.entries:
-        return outcome
+        return tuple(completed)
 
     def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         def body(carried: list[Any], slices: list[Any]) -> tuple[list[Any], tuple[list[Any], list[Any]]]:
@@ -221,10 +207,10 @@ def _scan(region: Region) -> RegionOutcome:
         return [*last, *stacks], recorded
 
     region.record(run)
-    return outcome
+    return tuple(completed)
 
 
-def _cond(region: Region) -> RegionOutcome:
+def _cond(region: Region) -> Completed:
     """Branches: each is searched, and records zeros while another runs; its samples count only when it ran."""
     operands = region.states[1:]
     programs = [read_program(closed) for closed in region.equation.parameters["branches"]]
@@ -234,9 +220,8 @@ def _cond(region: Region) -> RegionOutcome:
         starts.append(starts[-1] + len(inside.recorder.entries))
     for branch, inside in enumerate(insides):
         region.lift(inside, operands, start=starts[branch], ran=starts[-1] + branch)
-    outcome = RegionOutcome(region.activations)
     if not starts[-1] and not any(inside.uses for inside in insides):
-        return outcome
+        return ()
 
     def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         chosen, *values = inputs
@@ -259,10 +244,10 @@ def _cond(region: Region) -> RegionOutcome:
         return outputs, [*recorded, *ran]
 
     region.record(run)
-    return outcome
+    return ()
 
 
-def _shard_map(region: Region) -> RegionOutcome:
+def _shard_map(region: Region) -> Completed:
     """A map over devices: a loop whose steps are the devices, which share the parameters that are replicated."""
     devices = shard_map_of(region.equation.parameters)
     program = read_program(devices.body)
@@ -277,7 +262,7 @@ def _shard_map(region: Region) -> RegionOutcome:
     axes = devices.axes
     region.lift(inside, inner, steps=prod(devices.mesh.shape[axis] for axis in axes))
     if not inside.recorder.entries:
-        return RegionOutcome(region.activations)
+        return ()
 
     def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         def body(*values: Any) -> tuple[list[Any], list[Any]]:
@@ -296,11 +281,11 @@ def _shard_map(region: Region) -> RegionOutcome:
         return mapped(*inputs)
 
     region.record(run)
-    return RegionOutcome(region.activations)
+    return ()
 
 
 @cache
-def _rules() -> dict[Any, Callable[[Region], RegionOutcome | None]]:
+def _rules() -> dict[Any, Callable[[Region], Completed | None]]:
     return {
         primitives.scan_p: _scan,
         primitives.cond_p: _cond,

@@ -115,17 +115,17 @@ class _Search:
         states = self._complete_inputs(equation)
         if not any(states):
             return
-        outcome = enter(Region(self._facts, position, equation, states, self._found, search))
-        if outcome is None:
+        completed = enter(Region(self._facts, position, equation, states, self._found, search))
+        if completed is None:
             reason = f"used inside a `{equation.name}`, whose steps cannot be recorded"
             if equation.primitive is primitives.while_p:  # it has no reverse derivative of its own
                 self._note(Outcome(reasons=_reasons(states, reason)))
             else:
                 self._pass_over(equation, reason)
             return
-        self._completed += [neuron.completed() for neuron in outcome.completed]
-        for value, state in zip(equation.outputs, outcome.states, strict=True):
-            self._set(value, state)
+        self._completed += [neuron.completed() for neuron in completed]
+        for value in equation.outputs:
+            self._set(value, None)
 
     def _pass_over(self, equation: Equation, reason: str) -> None:
         """Nothing is known of how an operation uses its parameters: they belong to no neuron, here or elsewhere."""
