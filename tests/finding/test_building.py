@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import normal
+from oracle import dense_metric
 
 import lnb
 
@@ -50,3 +51,43 @@ def test_equations_are_read_through_what_stands_for_a_parameter(x64, loss_fn, fe
     jacobian = features_of(x) @ np.tril(np.ones((4, 4)))
     expected = jacobian.T @ jacobian @ np.asarray(vectors["w"]) / neurons[0].samples
     np.testing.assert_allclose(neurons.metric_product(features, vectors)["w"], expected, rtol=1e-10)
+
+
+def test_a_neuron_that_is_subtracted_takes_in_no_bias(x64):
+    """The bias would have to enter with the other sign than the weight."""
+    params = {"w": jnp.asarray(normal(4, 3)), "b": jnp.asarray(normal(3))}
+    x = jnp.asarray(normal(5, 4, seed=2))
+    neurons = lnb.find_neurons(lambda p, x: jnp.sum(jnp.tanh((jnp.sin(x[:, :3]) - x @ p["w"]) + p["b"])), params, x)
+    assert {neuron.paths: neuron.kind for neuron in neurons} == {("['b']",): "identity", ("['w']",): "dense"}
+
+
+def test_weights_with_other_factors_are_not_one_weight_with_one_factor(x64):
+    params = {"u": jnp.asarray(normal(2, 3)), "v": jnp.asarray(normal(4, 3, seed=1))}
+    x = jnp.asarray(normal(5, 6, seed=2))
+
+    def layer(params):
+        return x @ jnp.concatenate([2 * params["u"], params["v"]])
+
+    neurons = lnb.find_neurons(lambda params, x: jnp.sum(jnp.tanh(layer(params))), params, x)
+    (neuron,) = neurons
+    _, _, features = neurons.value_and_grad(params, x)
+    vectors = {key: jnp.asarray(normal(*value.shape, seed=3)) for key, value in params.items()}
+    products = neurons.metric_product(features, vectors)
+    got, vector = (np.concatenate([np.ravel(tree[key]) for key in "uv"]) for tree in (products, vectors))
+    np.testing.assert_allclose(got, dense_metric(layer, params, neuron.samples) @ vector, rtol=1e-10)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_transposed_use_that_does_not_run_counts_no_samples(x64, runs):
+    weight, x = jnp.asarray(normal(4, 3)), jnp.asarray(normal(5, 4, seed=2))
+
+    def loss_fn(w, x, runs):
+        h = jnp.tanh(x @ w)
+        return jnp.sum(jax.lax.cond(runs, lambda w: jnp.tanh(h @ w.T), lambda w: x, w))
+
+    neurons = lnb.find_neurons(loss_fn, weight, x, True)
+    _, _, features = neurons.value_and_grad(weight, x, runs)
+    vector, h = normal(4, 3, seed=3), np.tanh(np.asarray(x @ weight))
+    expected = np.asarray(x.T @ x) @ vector
+    expected = (expected + vector @ (h.T @ h)) / 10 if runs else expected / 5
+    np.testing.assert_allclose(neurons.metric_product(features, jnp.asarray(vector)), expected, rtol=1e-10)
