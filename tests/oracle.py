@@ -7,15 +7,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Layer = tuple[np.ndarray, np.ndarray | None]
 
 
 def dense_metric(layer: Callable[[Any], Any], params: Any, samples: int) -> np.ndarray:
-    """M = J^T J / n of eq. (11), J the Jacobian of a layer's output with respect to its parameters, raveled."""
-    jacobian = jax.jit(jax.jacobian(layer))(params)
-    size = jax.eval_shape(layer, params).size
+    """M = J^T J / n of eq. (11), J the Jacobian of a layer's output with respect to its parameters, raveled.
+
+    The real and the imaginary part of a complex output are outputs of their own: M = Re(J^H J) / n.
+    """
+
+    def numbers(params: Any) -> jax.Array:
+        output = layer(params)
+        return jnp.stack([output.real, output.imag]) if jnp.iscomplexobj(output) else output
+
+    jacobian = jax.jit(jax.jacobian(numbers))(params)
+    size = jax.eval_shape(numbers, params).size
     columns = [np.asarray(leaf).reshape(size, -1) for leaf in jax.tree.leaves(jacobian)]
     matrix = np.concatenate(columns, axis=1)
     return matrix.T @ matrix / samples

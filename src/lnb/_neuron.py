@@ -17,7 +17,7 @@ from lnb._batch import Features
 from lnb._explicit_axes import with_automatic_axes
 from lnb._features import AnyFeatureSet, Arrays, FeatureSet, JacobianFeatures
 from lnb._features._layout import Concatenate, ElementNumbers, Layout, Pad, ravel, unpack
-from lnb._numerics import statistics_dtype
+from lnb._numerics import real_parts, statistics_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,7 +38,7 @@ class Neuron:
         has_bias: whether one of the parameters is b.
         index: its place in `Neurons`.
         leaves: its parameters' places among the leaves of `params`.
-        shapes: of these leaves.
+        shapes: of these leaves; a complex one is its real and imaginary part, [2, ...].
         weight: how W [g, i, o] is laid out in the leaves.
         bias: the same of b [g, 1, o]; None where there is none.
         output_bias: of a tied weight, the bias [1, i, 1] that is added where it is used as W^T.
@@ -111,7 +111,7 @@ class Neuron:
 
     def pack(self, params: PyTree) -> Float[Array, "g p o"]:
         """Its part of a tree like `params`, p = i(+1): the weights, and the bias in the last row."""
-        return self.pack_leaves(jax.tree.leaves(params))
+        return self.pack_leaves([real_parts(leaf) for leaf in jax.tree.leaves(params)])
 
     def pack_leaves(self, leaves: Mapping[int, Array] | Sequence[Array]) -> Float[Array, "g p o"]:
         """`pack` for the tree's leaves."""

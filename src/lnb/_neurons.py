@@ -19,6 +19,7 @@ from lnb._batch import Features
 from lnb._explicit_axes import with_automatic_axes
 from lnb._finding import Plan, plan
 from lnb._neuron import Neuron
+from lnb._numerics import of_parts, real_parts
 from lnb._program import trace
 from lnb._table import table
 
@@ -82,7 +83,8 @@ class Neurons(Sequence[Neuron]):
     def value_and_grad(self, params: PyTree, *args: Any, **kwargs: Any) -> tuple[Any, PyTree, Features]:
         """Evaluate the loss, its gradient and the neurons' features in one forward and one backward pass.
 
-        It evaluates `jax.value_and_grad` of the loss. Call it inside `jax.jit`.
+        It evaluates `jax.value_and_grad` of the loss. Call it inside `jax.jit`. As with every optimizer of Optax, give
+        `update` the conjugate of a complex parameter's gradient.
 
         Args:
             params: a tree of the structure and shapes that the neurons were found with.
@@ -107,7 +109,8 @@ class Neurons(Sequence[Neuron]):
             )
 
         def evaluate(leaves: list[Array]) -> tuple[Array, tuple[list[Any], list[Any]]]:
-            (value, *aux), recorded = found.program.evaluate([*leaves, *inputs], found.recorder)
+            parts = [real_parts(leaf) for leaf in leaves]
+            (value, *aux), recorded = found.program.evaluate([*parts, *inputs], found.recorder)
             return value, (aux, recorded)
 
         (value, (aux, recorded)), gradients = jax.value_and_grad(evaluate, has_aux=True)(leaves)
@@ -123,7 +126,7 @@ class Neurons(Sequence[Neuron]):
         Parameters with the identity metric come back as they are.
         """
         self.check_features(features)
-        leaves = self._check_params(vectors, "vectors")
+        leaves = [real_parts(leaf) for leaf in self._check_params(vectors, "vectors")]
 
         def multiply(arrays: Sequence[Array], leaves: list[Array]) -> list[Array]:
             parts = [identity_parts(identity_masks(self, range(len(leaves))), dict(enumerate(leaves)))]
@@ -133,7 +136,12 @@ class Neurons(Sequence[Neuron]):
             return list(sum_parts(parts, range(len(leaves))).values())
 
         products = with_automatic_axes(multiply, features.arrays, leaves, like=leaves)
-        return jax.tree.unflatten(self.treedef, products)
+        return jax.tree.unflatten(self.treedef, self.as_given(products))
+
+    def as_given(self, leaves: Sequence[Array | None]) -> list[Array | None]:
+        """Leaves that `leaves_of` gave, or like them, in the types of `params`."""
+        pairs = zip(leaves, self._shapes, strict=True)
+        return [None if leaf is None else of_parts(leaf, shape.dtype) for leaf, shape in pairs]
 
     def without(self, left_out: frozenset[int]) -> tuple[Neuron, ...]:
         """The neurons that are left when something else trains these leaves."""
@@ -141,6 +149,8 @@ class Neurons(Sequence[Neuron]):
 
     def leaves_of(self, tree: PyTree, argument: str) -> list[Array | None]:
         """Flatten a tree like `params`, with None for each leaf that `optax.masked` or `optax.partition` masks.
+
+        A complex leaf comes as its real and imaginary part, [2, ...].
 
         An array may stand where `params` has a node of one leaf: `nnx.Optimizer` gives arrays for `nnx.Param`s.
 
@@ -170,7 +180,7 @@ class Neurons(Sequence[Neuron]):
                 f"got {jax.tree.structure(tree)}, expected {self.treedef}. Wrappers that change the tree, such as "
                 "`optax.flatten`, hide the layers: put them inside of LNB's or leave them out."
             )
-        return leaves
+        return [None if leaf is None else real_parts(jnp.asarray(leaf)) for leaf in leaves]
 
     def check_features(self, features: Any) -> None:
         """Raise unless `features` are these neurons'."""
@@ -242,7 +252,7 @@ def find_neurons(
 
     Args:
         loss_fn: `loss_fn(params, *args, **kwargs)` gives a scalar, or `(scalar, aux)` with `has_aux=True`.
-        params: the parameters to train, any tree of floating-point arrays.
+        params: the parameters to train, any tree of floating-point or complex arrays.
         *args, **kwargs: the loss's other arguments as in training: arrays, or `jax.ShapeDtypeStruct` in their place.
         has_aux: as in `jax.value_and_grad`.
         strict: raise if a parameter belongs to no neuron, instead of listing it.
@@ -256,7 +266,7 @@ def find_neurons(
         The neurons. Print them to see what is covered, and what is not and why.
 
     Raises:
-        TypeError: a leaf of `params` is not of a floating-point type, or the loss is not a scalar.
+        TypeError: a leaf of `params` is not of a floating-point or complex type, or the loss is not a scalar.
         ValueError: `strict=True`, and a parameter belongs to no neuron; `ignore` has a path that is none; `names` are
             not as many as the leaves, or not distinct.
 
@@ -280,10 +290,10 @@ def find_neurons(
         raise ValueError("`params` has no leaves: give the tree of arrays to train.")
     for path, (_, leaf) in zip(paths, with_paths, strict=True):
         dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f"`params`{path} is {'of type ' + str(dtype) if dtype is not None else repr(leaf)}, and only "
-                "floating-point arrays can be trained: pass it to the loss as an argument of its own."
+                "floating-point or complex arrays can be trained: pass it to the loss as an argument of its own."
             )
     ignored = _ignored(ignore, [path for path, _ in with_paths], paths)
     found, _, _ = _trace(loss_fn, params, args, kwargs, has_aux, paths, ignored)
@@ -344,7 +354,7 @@ def _trace(
     ignored: frozenset[int],
 ) -> tuple[Plan, list[Any], Any]:
     """Trace the loss: its plan, the traced inputs besides the parameters, and the structure of its result."""
-    leaves, treedef = jax.tree.flatten(params)
+    given, treedef = jax.tree.flatten(params)
     rest, rest_tree = jax.tree.flatten((args, kwargs))
     traced = [k for k, leaf in enumerate(rest) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
 
@@ -353,12 +363,16 @@ def _trace(
         for k, value in zip(traced, inputs, strict=True):
             full[k] = value
         arguments, keywords = jax.tree.unflatten(rest_tree, full)
-        return loss_fn(jax.tree.unflatten(treedef, leaves), *arguments, **keywords)
+        own = [of_parts(parts, leaf.dtype) for parts, leaf in zip(leaves, given, strict=True)]
+        return loss_fn(jax.tree.unflatten(treedef, own), *arguments, **keywords)
 
     inputs = [rest[k] for k in traced]
+    shapes = [real_parts(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)) for leaf in given]
+    is_complex = [jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in given]
+    # Shapes stand in for complex leaves alone: an array's sharding belongs to its type.
+    leaves = [shape if turned else leaf for leaf, shape, turned in zip(given, shapes, is_complex, strict=True)]
     program, result = trace(function, leaves, inputs)
     _check_result(result, has_aux)
-    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     return plan(program, shapes, paths, ignored), inputs, jax.tree.structure(result)
 
 

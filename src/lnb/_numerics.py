@@ -20,6 +20,20 @@ def as_statistics(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(statistics_dtype(x.dtype)), tree)
 
 
+def real_parts(leaf: Any) -> Any:
+    """A complex array as its real and imaginary part, [2, ...]; a real one as it is. Shapes likewise."""
+    if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(real_parts, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return jnp.stack([leaf.real, leaf.imag])
+
+
+def of_parts(parts: Any, dtype: Any) -> Any:
+    """The inverse of `real_parts` for arrays of this type."""
+    return lax.complex(parts[0], parts[1]) if jnp.issubdtype(dtype, jnp.complexfloating) else parts
+
+
 def contract(subscripts: str, *operands: Array) -> Array:
     """`jnp.einsum` in the type of statistics, at full precision: a metric's products are what is inverted."""
     dtype = statistics_dtype(*(operand.dtype for operand in operands))

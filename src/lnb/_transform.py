@@ -235,7 +235,7 @@ class _Algorithm2:
             self._advance, gradients, state, own, features, value, like=(gradients, state)
         )
         leaves = [steps.get(k, leaf if leaf is None else jnp.zeros_like(leaf)) for k, leaf in enumerate(given)]
-        present = [leaf for leaf in leaves if leaf is not None]
+        present = [leaf for leaf in self.neurons.as_given(leaves) if leaf is not None]
         return jax.tree.unflatten(jax.tree.structure(updates), present), state
 
     def _trained(self, leaves: Sequence[Array | None]) -> dict[int, Array]:

@@ -2,6 +2,8 @@
 
 from cases import control_flow, in_equinox, in_linen, in_nnx, plain
 from cases._case import Call, Case, Layer, by_path, normal
+from cases.complex_numbers import COMPLEX
+from cases.reparametrised import REPARAMETRISED
 from cases.uncovered import UNCOVERED
 
 TABLES = {
@@ -9,6 +11,8 @@ TABLES = {
     "Convolutions in plain JAX": plain.CONVOLUTION,
     "Lookups": plain.LOOKUP,
     "Scales and shifts": plain.SCALE,
+    "Weights that are computed from parameters": REPARAMETRISED,
+    "Complex numbers": COMPLEX,
     "Parameters added to data, or put in its place": plain.IDENTITY,
     "Networks of several neurons": plain.NETWORKS,
     "Parameters used more than once": plain.SHARED,

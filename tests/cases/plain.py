@@ -34,7 +34,7 @@ def add_bias(y, b):
 
 X, T = normal(6, 4), normal(2, 5, 4)
 W, B = normal(4, 3, seed=1), normal(3, seed=2)
-MASK = np.triu(np.ones((4, 3)))
+BUCKETS = np.minimum(np.abs(np.arange(8)[:, None] - np.arange(8)), 3)
 MEAN = np.abs(normal(6, 6))
 INDEX = np.array([[1, 2, 1], [0, 1, 6]])
 NHWC, NCHW = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
@@ -146,15 +146,6 @@ DENSE = [
         ),
     ),
     one(
-        "`x @ (w * mask) + b`",
-        lambda p, x: x @ (p["w"] * MASK) + p["b"],
-        {"w": W, "b": B},
-        (X,),
-        "general",
-        (1, 15, 1),
-        6,
-    ),
-    one(
         "`(x[:, :, None] * w).sum(1) + b`",
         lambda p, x: (x[:, :, None] * p["w"]).sum(1) + p["b"],
         {"w": W, "b": B},
@@ -233,6 +224,21 @@ CONVOLUTION = [
 ]
 
 LOOKUP = [
+    Case(
+        "`x + table[buckets]`, the buckets constant",
+        lambda p, x: x + p["e"][BUCKETS].transpose(2, 0, 1),
+        {"e": normal(4, 2)},
+        (normal(3, 2, 8, 8),),
+        (
+            Layer(
+                ("e",),
+                "embedding",
+                (1, 4, 2),
+                192,
+                lambda s, p, x: jnp.broadcast_to(s["e"][BUCKETS].transpose(2, 0, 1), (3, 2, 8, 8)),
+            ),
+        ),
+    ),
     dense("`one_hot(i, 7) @ e`", lambda p, i: jax.nn.one_hot(i, 7) @ p["e"], {"e": normal(7, 3)}, (INDEX,), (1, 7, 3)),
     one("`e[i]`", lambda p, i: p["e"][i], {"e": normal(7, 3)}, (INDEX,), "embedding", (1, 7, 3), 6),
     one(

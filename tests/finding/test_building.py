@@ -24,33 +24,24 @@ def test_chosen_rows_are_packed_in_the_order_in_which_they_are_used(rows):
     np.testing.assert_allclose(neurons.metric_product(features, jnp.asarray(vector)), expected, rtol=1e-5, atol=1e-6)
 
 
-def shifted(params, x):
-    """The shift depends on another parameter, and not linearly."""
-    return jnp.sum(jnp.tanh(x @ jnp.cumsum(params["w"] + jnp.exp(params["v"]), 0)))
-
-
-def handed_on(params, x):
+def test_equations_are_read_through_a_loop_that_hands_on_the_weight(x64):
     """A loop hands the weight on unchanged, which JAX takes out of it, and the weight is used after the loop."""
 
-    def body(carry, _):
-        h, w = carry
-        return (jnp.sin(h), w), None
+    def loss_fn(weight, x):
+        def body(carry, _):
+            h, w = carry
+            return (jnp.sin(h), w), None
 
-    (h, w), _ = jax.lax.scan(body, (x, params["w"]), None, length=2)
-    return jnp.sum(jnp.tanh(h @ jnp.cumsum(w, 0)))
+        (h, w), _ = jax.lax.scan(body, (x, weight), None, length=2)
+        return jnp.sum(jnp.tanh(h @ jnp.cumsum(w, 0)))
 
-
-@pytest.mark.filterwarnings("ignore:The neurons cover")
-@pytest.mark.parametrize(("loss_fn", "features_of"), [(shifted, lambda x: x), (handed_on, lambda x: np.sin(np.sin(x)))])
-def test_equations_are_read_through_what_stands_for_a_parameter(x64, loss_fn, features_of):
-    params = {"w": jnp.asarray(normal(4, 3)), "v": jnp.asarray(normal(4, 3, seed=1))}
-    x, vectors = normal(5, 4, seed=2), {key: jnp.asarray(normal(4, 3, seed=3)) for key in params}
-    neurons = lnb.find_neurons(loss_fn, params, jnp.asarray(x))
-    assert [(neuron.kind, neuron.paths) for neuron in neurons] == [("general", ("['w']",))]
-    _, _, features = neurons.value_and_grad(params, jnp.asarray(x))
-    jacobian = features_of(x) @ np.tril(np.ones((4, 4)))
-    expected = jacobian.T @ jacobian @ np.asarray(vectors["w"]) / neurons[0].samples
-    np.testing.assert_allclose(neurons.metric_product(features, vectors)["w"], expected, rtol=1e-10)
+    weight, x, vector = jnp.asarray(normal(4, 3)), normal(5, 4, seed=2), jnp.asarray(normal(4, 3, seed=3))
+    neurons = lnb.find_neurons(loss_fn, weight, jnp.asarray(x))
+    assert [neuron.kind for neuron in neurons] == ["reparametrised"]
+    _, _, features = neurons.value_and_grad(weight, jnp.asarray(x))
+    jacobian = np.sin(np.sin(x)) @ np.tril(np.ones((4, 4)))
+    expected = jacobian.T @ jacobian @ np.asarray(vector) / 5
+    np.testing.assert_allclose(neurons.metric_product(features, vector), expected, rtol=1e-10)
 
 
 def test_a_neuron_that_is_subtracted_takes_in_no_bias(x64):

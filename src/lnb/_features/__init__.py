@@ -1,5 +1,6 @@
 """The features that a neuron's weights read, one kind a file, and the moments and products of its metric."""
 
+from lnb._features._complex import ComplexFeatures as ComplexFeatures
 from lnb._features._convolution import ConvolutionFeatures as ConvolutionFeatures
 from lnb._features._dense import DenseFeatures as DenseFeatures
 from lnb._features._embedding import EmbeddingFeatures as EmbeddingFeatures

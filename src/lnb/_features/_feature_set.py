@@ -28,7 +28,7 @@ class FeatureRead:
         sources: the place in `Features.arrays` of what each map reads.
         sizes: the number of features of each map.
         samples: n, if every region ran.
-        repeats: how many samples each row of X stands for.
+        repeats: how many samples each row of X stands for; half a sample where a sample has two rows.
         has_bias: whether this use adds the bias; if not, the constant feature is 0 here.
         weight, weight_source: for a use that may be passed over (a branch), whether it ran.
     """
@@ -38,7 +38,7 @@ class FeatureRead:
     sizes: tuple[int, ...]
     samples: int
     has_bias: bool
-    repeats: int = 1
+    repeats: float = 1
     weight: Any = None
     weight_source: int = -1
 

@@ -1,6 +1,6 @@
-"""The features of a neuron of no canonical form: its Jacobian, applied through its equations.
+"""The features of a neuron of no canonical form: its Jacobian J, applied through its equations.
 
-M v of eq. (11) is the VJP of the JVP of the equations; since the output is affine in the parameters, any point serves.
+M v of eq. (11) is J^H J v / n, and J^H is the transpose of J. The real part counts where outputs are complex.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class JacobianRead:
     """One use of a neuron kept as its equations.
 
     Fields:
-        function: `function(leaves, features)` is the neuron's output, affine in the leaves. It is not pickled: a
-            neuron's own needs it for nothing, and each batch's features bring theirs.
+        function: `function(change, features)` is J times a change of the leaves. It is not pickled: a neuron's own
+            needs it for nothing, and each batch's features bring theirs.
         sources: the places in `Features.arrays` that the features are read from.
         samples: n, if every region ran.
         weight_source: the place of whether the region of the use ran; -1 where it always does.
@@ -77,9 +77,9 @@ class JacobianRead:
 
 @dataclass(frozen=True, eq=False)
 class JacobianFeatures:
-    """The features of a neuron that is linear in its parameters, but has no canonical form.
+    """The features of a neuron of no canonical form.
 
-    Its parameters are packed one after the other, [1, i, 1]. M v is the VJP of the JVP of its equations.
+    Its parameters are packed one after the other, [1, i, 1].
     """
 
     reads: tuple[JacobianRead, ...]
@@ -135,15 +135,18 @@ class JacobianFeatures:
         return jnp.concatenate([leaves[leaf].reshape(-1) for leaf, _ in self.shapes])[None, :, None]
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
-        """M v of eq. (11): since the output is affine in the parameters, its JVP at any point is J v."""
-        at = {leaf: jnp.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes}
-        tangent = {leaf: v.astype(at[leaf].dtype) for leaf, v in self.unravel(vector).items()}
+        """M v of eq. (11)."""
+        shapes = dict(self.shapes)
+        change = {leaf: v.astype(shapes[leaf].dtype) for leaf, v in self.unravel(vector).items()}
         total = jnp.zeros_like(vector)
         for read in self.reads:
             features = [arrays[source] for source in read.sources]
-            output, pullback = jax.vjp(lambda leaves, r=read, f=features: r.function(leaves, f), at)
-            _, moved = jax.jvp(lambda leaves, r=read, f=features: r.function(leaves, f), (at,), (tangent,))
-            (pulled,) = pullback(moved.astype(output.dtype))
+
+            def output_of(leaves: Leaves, read: JacobianRead = read, features: Any = features) -> Array:
+                return read.function(leaves, features)
+
+            # The transpose of J is J^T and not J^H, so that what is complex is conjugated.
+            (pulled,) = jax.linear_transpose(output_of, shapes)(output_of(change).conj())
             total = total + read.repeats * self.ravel(pulled).astype(vector.dtype)
         count = reduce(jnp.add, [read.count(arrays) for read in self.reads])
         return total / jnp.where(count > 0, count, 1).astype(vector.dtype)

@@ -192,9 +192,16 @@ class ElementNumbers(dict[int, np.ndarray]):
     """
 
     def __init__(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
-        self.shapes = dict(shapes)
-        ends = np.cumsum([prod(shape) for shape in self.shapes.values()]).tolist()
-        self.starts = dict(zip(self.shapes, [0, *ends], strict=False))
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        self.starts: dict[int, int] = {}
+        self._end = 0
+        for leaf, shape in shapes.items():
+            self.add(leaf, shape)
+
+    def add(self, leaf: int, shape: tuple[int, ...]) -> None:
+        """Number the elements of one more leaf."""
+        self.shapes[leaf], self.starts[leaf] = shape, self._end
+        self._end += prod(shape)
 
     def __missing__(self, leaf: int) -> np.ndarray:
         shape, start = self.shapes[leaf], self.starts[leaf]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
+from jax.extend.core import primitives
 
-from lnb._features._layout import Layout, Leaf, Reshape, Slice, Take, Transpose, ravel
-from lnb._finding._element_ids import ElementIds, count_over
+from lnb._features import ComplexFeatures
+from lnb._features._layout import Concatenate, Layout, Leaf, Reshape, Slice, Take, Transpose, ravel
+from lnb._finding._element_ids import ElementIds, count_over, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Parameter, PartialNeuron, TrackedValue, WeightTerm
 from lnb._program import Equation, Value
@@ -24,6 +26,73 @@ class AxisRoles:
     groups: int
     outputs: int
     samples: int
+
+
+def as_weight(facts: Facts, parameter: Parameter, repeated: Sequence[int] = ()) -> Parameter:
+    """A parameter as a weight, without axes along which it repeats; reparametrised where it is more than its leaves."""
+    weight = parameter.once(repeated)
+    if not weight.is_weight:
+        weight = facts.reparametrise(parameter.value, parameter.leaves, repeated).once(repeated)
+    return weight
+
+
+_ELEMENTWISE = frozenset(
+    getattr(primitives, f"{name}_p")
+    for name in (
+        *(
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "neg",
+            "abs",
+            "sign",
+            "max",
+            "min",
+            "clamp",
+            "select_n",
+            "square",
+            "sqrt",
+            "rsqrt",
+        ),
+        *("integer_pow", "pow", "exp", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "erf", "atan2"),
+        *("floor", "ceil", "round", "eq", "ne", "gt", "ge", "lt", "le", "and", "or", "not", "stop_gradient"),
+        *("real", "imag", "complex", "conj"),
+    )
+)
+
+
+def repeated_axes(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> tuple[int, ...]:
+    """The axes along which the outcome of parameters and constants certainly repeats."""
+    shape = facts.shape[equation.outputs[0]]
+    varying = set[int]()
+    if equation.primitive is primitives.dot_general_p:
+        (contracted_left, contracted_right), (batch_left, batch_right) = equation.parameters["dimension_numbers"]
+        count = len(batch_left)
+        for k, (contracted, batch) in enumerate(((contracted_left, batch_left), (contracted_right, batch_right))):
+            own = _varying(facts, equation.inputs[k], states[k])
+            free = [a for a in range(len(facts.shape[equation.inputs[k]])) if a not in (*contracted, *batch)]
+            varying |= {place for place, axis in enumerate(batch) if axis in own}
+            varying |= {count + place for place, axis in enumerate(free) if axis in own}
+            count += len(free)
+    else:
+        if equation.primitive not in _ELEMENTWISE:
+            return ()
+        for value, state in zip(equation.inputs, states, strict=True):
+            if len(facts.shape[value]) not in (len(shape), 0):
+                return ()
+            varying |= _varying(facts, value, state)
+    return tuple(axis for axis, size in enumerate(shape) if size > 1 and axis not in varying)
+
+
+def _varying(facts: Facts, value: Value, state: TrackedValue) -> set[int]:
+    """The axes along which a value may vary."""
+    if isinstance(state, Parameter) and not state.scaled:
+        return set(varying_axes(state.element_ids))
+    if state is None and facts.is_constant(value):
+        array = np.asarray(facts.constant(value))
+        return {a for a in range(array.ndim) if array.shape[a] > 1 and (array != array.take([0], a)).any()}
+    return set(range(len(facts.shape[value])))
 
 
 def general_neuron(
@@ -60,6 +129,34 @@ def general_neuron(
     )
 
 
+def complex_term(
+    facts: Facts, parameter: Parameter, term_of: Callable[[Parameter], WeightTerm], outputs: int
+) -> tuple[WeightTerm, int]:
+    """The term of a weight in real numbers, and o.
+
+    Args:
+        facts: of the program.
+        parameter: the weight.
+        term_of: the term of a weight that is made of real elements.
+        outputs: o, for a real weight.
+    """
+    term = term_of(replace(parameter, imaginary=None, factor=1.0))
+    is_pair = parameter.imaginary is not None
+    turns = bool(np.imag(parameter.factor))
+    if not is_pair and not turns and (term.source is None or not facts.is_complex(term.source)):
+        return term_of(parameter), outputs
+    parts = [term.layout]
+    if parameter.imaginary is not None:
+        parts.append(term_of(replace(parameter, layout=parameter.imaginary, imaginary=None)).layout)
+    if term.source is not None and not turns and not facts.is_complex(term.source):
+        # Real features: the real and the imaginary part are outputs of their own.
+        real = term_of(replace(parameter, imaginary=None))
+        return replace(real, layout=Concatenate(tuple(parts), 2)), 2 * outputs
+    layout = Concatenate(tuple(parts), 1) if is_pair else term.layout
+    features = ComplexFeatures(term.features, is_pair, complex(parameter.factor))
+    return replace(term, layout=layout, inputs=len(parts) * term.inputs, features=features, is_complex=True), outputs
+
+
 def canonical_neuron(neuron: PartialNeuron, term: WeightTerm, roles: AxisRoles) -> PartialNeuron:
     """Put a neuron's only weight into canonical form."""
     shape = neuron.shape
@@ -74,9 +171,8 @@ def canonical_neuron(neuron: PartialNeuron, term: WeightTerm, roles: AxisRoles) 
     )
 
 
-def as_matrix(layout: Layout | None, order: Sequence[int], sizes: tuple[int, int, int]) -> Layout:
+def as_matrix(layout: Layout, order: Sequence[int], sizes: tuple[int, int, int]) -> Layout:
     """W [g, i, o] of a weight whose axes in `order` are (groups, inputs, outputs), of these sizes."""
-    assert layout is not None
     return Reshape(Transpose(layout, tuple(order)), sizes)
 
 
@@ -125,6 +221,6 @@ def identity_neuron(facts: Facts, equation: Equation, parameter: Parameter, apar
         shape=shape,
         groups=size,
         outputs=1,
-        samples=max(1, prod(shape) // max(1, size)),
+        samples=max(1, len(parameter.parts) * prod(shape) // max(1, size)),
         terms=() if parameter.is_arrangement and abs(parameter.factor) == 1.0 else None,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +15,9 @@ from lnb._features import AnyFeatureSet, FeatureSet, JacobianFeatures, JacobianR
 from lnb._features._layout import Layout, Transpose, ravel
 from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
+from lnb._finding._linearised import linearise
 from lnb._finding._search import search
-from lnb._finding._uses import AffineFunction, CanonicalUse, ParameterUse
+from lnb._finding._uses import CanonicalUse, ParameterUse
 from lnb._neuron import Neuron
 from lnb._program import Program, Recorder
 
@@ -55,9 +55,9 @@ def plan(
     """
     facts = Facts(program, dict(enumerate(shapes)))
     leaves = [leaf for leaf in range(len(shapes)) if leaf not in ignored]
-    found = search(facts, {program.inputs[leaf]: facts.leaf(leaf) for leaf in leaves})
+    found = search(facts, {program.inputs[leaf]: facts.leaf(leaf) for leaf in leaves}, program.outputs[:1])
     excluded, reasons = found.reasons.excluded, found.reasons.reasons
-    uses = [use for use in found.uses if not set(use.leaves) <= set(excluded)]
+    uses = [use for use in found.uses if not set(facts.roots(use.leaves)) <= set(excluded)]
     groups = _groups(uses, excluded, facts)
     neurons = tuple(_neuron(group, facts, excluded, paths, index) for index, group in enumerate(groups))
     covered = {leaf for neuron in neurons for leaf in neuron.leaves}
@@ -76,12 +76,14 @@ def _groups(uses: Sequence[ParameterUse], excluded: Mapping[int, str], facts: Fa
         touching = [group for group in groups if any(_overlap(use, other, excluded, facts) for other in group)]
         merged = [other for group in touching for other in group] + [use]
         groups = [group for group in groups if group not in touching] + [merged]
-    return sorted(groups, key=lambda group: min(leaf for use in group for leaf in use.leaves))
+    return sorted(groups, key=lambda group: min(leaf for use in group for leaf in facts.roots(use.leaves)))
 
 
 def _overlap(first: ParameterUse, second: ParameterUse, excluded: Mapping[int, str], facts: Facts) -> bool:
-    if not set(first.leaves).intersection(second.leaves).difference(excluded):
+    if not set(facts.roots(first.leaves)).intersection(facts.roots(second.leaves)).difference(excluded):
         return False
+    if not facts.reparametrised.keys().isdisjoint(first.leaves + second.leaves):
+        return True
     ours, theirs = (None if u.canonical is None else u.canonical.packing.read(facts.ids) for u in (first, second))
     return ours is None or theirs is None or np.intersect1d(ours, theirs).size > 0
 
@@ -90,8 +92,9 @@ def _neuron(
     uses: list[ParameterUse], facts: Facts, excluded: Mapping[int, str], paths: Sequence[str], index: int
 ) -> Neuron:
     """Make the neuron that has these uses."""
-    every = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
+    every = tuple(dict.fromkeys(leaf for use in uses for leaf in facts.roots(use.leaves)))
     forms = [use.canonical for use in uses if use.canonical is not None]
+    reparametrised = any(leaf in facts.reparametrised for use in uses for leaf in use.leaves)
 
     def neuron(
         kind: str,
@@ -123,18 +126,19 @@ def _neuron(
             features=features,
         )
 
-    if all(use.is_identity for use in uses):
+    if all(use.is_identity for use in uses) and not reparametrised:
         size = sum(facts.sizes[leaf] for leaf in every)
         layout = ravel({leaf: facts.sizes[leaf] for leaf in every}, (size, 1, 1))
         return neuron("identity", (size, 0, 1), None, (layout, None, None))
     sides = None
-    if len(forms) == len(uses) and not set(every).intersection(excluded):
+    if len(forms) == len(uses) and not set(every).intersection(excluded) and not reparametrised:
         sides = (forms, []) if len(forms) == 1 else _sides(forms, facts)
     if sides is None:
         features = _jacobian(uses, facts, excluded)
         leaves = tuple(leaf for leaf, _ in features.shapes)
         layout = ravel({leaf: facts.sizes[leaf] for leaf in leaves}, (1, features.inputs, 1))
-        return neuron("general", (1, features.inputs, 1), features, (layout, None, None), leaves)
+        kind = "reparametrised" if reparametrised else "general"
+        return neuron(kind, (1, features.inputs, 1), features, (layout, None, None), leaves)
     straight, transposed = sides
     form = _representative(straight)
     sizes = (form.groups, form.inputs, form.outputs)
@@ -194,24 +198,11 @@ def _feature_set(forms: Sequence[CanonicalUse]) -> FeatureSet:
 
 
 def _jacobian(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int, str]) -> JacobianFeatures:
-    """The neuron kept as its equations; leaves that it is not linear in are held at zero."""
-    every = dict.fromkeys(leaf for use in uses for leaf in use.leaves)
-    held = {leaf: facts.shapes[leaf] for leaf in every if leaf in excluded}
-    reads = [
-        JacobianRead(_Held(use.function, held), use.sources, use.samples, use.weight_source, use.repeats)
-        for use in uses
-    ]
+    """The neuron kept as its equations; leaves that belong to no neuron are held."""
+    every = facts.roots(tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves)))
+    reads = []
+    for use in uses:
+        function, sources = linearise(use, facts)
+        reads.append(JacobianRead(function, sources, use.samples, use.weight_source, use.repeats))
     shapes = tuple((leaf, facts.shapes[leaf]) for leaf in every if leaf not in excluded)
     return JacobianFeatures(tuple(reads), shapes, sum(facts.sizes[leaf] for leaf, _ in shapes))
-
-
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """A neuron's output with some of its leaves held at zero."""
-
-    function: AffineFunction
-    held: Mapping[int, jax.ShapeDtypeStruct]
-
-    def __call__(self, leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
-        zeros = {leaf: np.zeros(shape.shape, shape.dtype) for leaf, shape in self.held.items()}
-        return self.function({**zeros, **leaves}, features)

@@ -22,7 +22,8 @@ from lnb._features import fill_value
 from lnb._finding._building import identity_neuron
 from lnb._finding._facts import Facts
 from lnb._finding._uses import ParameterUse, RegionBoundary
-from lnb._finding._values import Nonlinear, Parameter, PartialNeuron, TrackedValue, UncoveredReasons
+from lnb._finding._values import Outcome, Parameter, PartialNeuron, Stopped, TrackedValue, UncoveredReasons
+from lnb._finding.rules._nonlinear import computed
 from lnb._program import (
     Equation,
     Program,
@@ -38,15 +39,28 @@ from lnb._program import (
 
 @dataclass
 class Found:
-    """The findings of a search: uses of parameters, the values to record, and why leaves are not covered."""
+    """The findings of a search.
 
+    Fields:
+        facts: of the program; they have its recorder, and the leaves that it computes from others.
+        uses: of parameters.
+        reasons: why leaves are not covered.
+        outputs: the states of the program's outputs.
+    """
+
+    facts: Facts
     uses: list[ParameterUse] = field(default_factory=list)
-    recorder: Recorder = field(default_factory=Recorder)
     reasons: UncoveredReasons = field(default_factory=UncoveredReasons)
+    outputs: tuple[TrackedValue, ...] = ()
+
+    @property
+    def recorder(self) -> Recorder:
+        """What is recorded of the program."""
+        return self.facts.recorder
 
 
-Inside = Callable[[Facts, dict[int, TrackedValue]], Found]
-"""Search the program of these facts, whose inputs have these states."""
+Inside = Callable[[Facts, dict[int, TrackedValue], Sequence[int]], Found]
+"""Search the program of these facts, whose inputs have these states, and of whose outputs these are differentiated."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class Region:
         position: of the equation.
         equation: the equation.
         states: of its inputs.
+        differentiated: of each output, whether the loss depends on it.
         found: what is found is added to it.
         search: the search of a program.
     """
@@ -66,11 +81,18 @@ class Region:
     position: int
     equation: Equation
     states: list[TrackedValue]
+    differentiated: tuple[bool, ...]
     found: Found
     search: Inside
 
-    def search_inside(self, program: Program, states: Sequence[TrackedValue]) -> Found:
-        """Search a program of the region; its leaves are numbered as the inputs that parameters come in by."""
+    def search_inside(self, program: Program, states: Sequence[TrackedValue], *, repeats: bool = False) -> Found:
+        """Search a program of the region; its leaves are numbered as the inputs that parameters come in by.
+
+        Args:
+            program: the program.
+            states: of its inputs.
+            repeats: whether its outputs go into it again, so that the loss depends on all of them or on none.
+        """
         shapes = {}
         for k, state in enumerate(states):
             if isinstance(state, Parameter):
@@ -78,10 +100,9 @@ class Region:
                 shapes[k] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         facts = Facts(program, shapes)
         inside: dict[int, TrackedValue] = {program.inputs[k]: facts.leaf(k) for k in shapes}
-        for k, state in enumerate(states):
-            if isinstance(state, Nonlinear):
-                inside[program.inputs[k]] = Nonlinear(frozenset({k}), state.reason)
-        found = self.search(facts, inside)
+        inside.update((program.inputs[k], state) for k, state in enumerate(states) if isinstance(state, Stopped))
+        live = [repeats and any(self.differentiated)] * len(program.outputs) if repeats else self.differentiated
+        found = self.search(facts, inside, [v for v, is_live in zip(program.outputs, live, strict=True) if is_live])
         outside = self.found.reasons
         for own_reasons, reasons in (
             (found.reasons.reasons, outside.reasons),
@@ -89,8 +110,8 @@ class Region:
         ):
             for own, reason in own_reasons.items():
                 state = states[own]
-                assert isinstance(state, (Parameter, Nonlinear))
-                for leaf in state.leaves:
+                assert isinstance(state, Parameter)
+                for leaf in self.facts.roots(state.leaves):
                     reasons.setdefault(leaf, reason)
         return found
 
@@ -116,6 +137,7 @@ class Region:
             stacked=stacked,
             ran=recorder.index(RegionRecord(self.position, ran)) if ran >= 0 else -1,
         )
+        boundary = boundary.with_leaves(inside.facts)
         self.found.uses.extend(boundary.lift(use) for use in inside.uses)
 
     def record(self, rule: RegionRule) -> None:
@@ -131,6 +153,31 @@ def enter(region: Region) -> Completed | None:
     """Search the region; None for an equation that is no region that can be entered."""
     rule = _rules().get(region.equation.primitive)
     return rule(region) if rule else None
+
+
+def weights_of(region: Region) -> Outcome | None:
+    """The outputs of a call that parameters and constants alone go into, if each is a weight that they give."""
+    facts, equation, states = region.facts, region.equation, region.states
+    if _rules().get(equation.primitive) not in (_remat, _custom_derivative):
+        return None
+    program = read_program(equation.jaxprs[0])
+    inside: dict[int, TrackedValue] = {}
+    shapes = {}
+    for k, (value, state) in enumerate(zip(equation.inputs, states, strict=True)):
+        own = program.inputs[k]
+        if isinstance(state, Parameter):
+            shapes[k] = jax.ShapeDtypeStruct(facts.shape[value], facts.program.avals[value].dtype)
+        elif state is None:
+            program.constants[own] = facts.constant(value)
+        else:
+            inside[own] = state
+    own_facts = Facts(program, shapes)
+    inside.update((program.inputs[k], own_facts.leaf(k)) for k in shapes)
+    found = region.search(own_facts, inside, program.outputs)
+    if not all(isinstance(state, (Parameter, Stopped)) for state in found.outputs):
+        return None
+    leaves = dict.fromkeys(leaf for state in states if isinstance(state, Parameter) for leaf in state.leaves)
+    return Outcome(states=computed(facts, equation, states, tuple(leaves)))
 
 
 def _call(region: Region, evaluate: Callable[[Program, Recorder], RegionRule]) -> Completed | None:
@@ -186,11 +233,11 @@ def _scan(region: Region) -> Completed:
         state = states[consts + k]
         if state is None:
             continue
-        inner[consts + k] = None
+        inner[consts + k] = None  # it is another value in the next step
         if isinstance(state, Parameter):
             completed.append(identity_neuron(region.facts, equation, state, apart=True))
     stacked = frozenset(k for k in range(consts + carry, len(states)) if states[k] is not None)
-    inside = region.search_inside(program, inner)
+    inside = region.search_inside(program, inner, repeats=True)
     region.lift(inside, inner, steps=loop.length, stacked=stacked)
     if not inside.recorder.entries:
         return tuple(completed)

@@ -15,16 +15,18 @@ from typing import Any
 from jax.extend.core import primitives
 
 from lnb._finding._facts import Facts
-from lnb._finding._regions import Found, Region, enter
+from lnb._finding._regions import Found, Region, enter, weights_of
 from lnb._finding._uses import finish
-from lnb._finding._values import Nonlinear, Outcome, Parameter, PartialNeuron, TrackedValue
-from lnb._finding.rules._layouts import is_layout, lay_out, layout_primitives
-from lnb._finding.rules._linear import after_nonlinear, linear
+from lnb._finding._values import Outcome, Parameter, PartialNeuron, Stopped, TrackedValue
+from lnb._finding.rules._layouts import is_layout, lay_out, layout_primitives, split
+from lnb._finding.rules._linear import linear, with_stopped
 from lnb._finding.rules._products import negate, product
-from lnb._finding.rules._sums import add, concatenate
-from lnb._program import Equation, NotUnderstoodError, Value
+from lnb._finding.rules._sums import add, complex_number, concatenate
+from lnb._program import Equation, NotUnderstoodError, Value, unlisted
 
 Rule = Callable[[Facts, Equation, Sequence[TrackedValue]], Outcome]
+
+_STOPPED = "the loss is not differentiated through its use"
 
 _COMBINING: dict[Any, Rule] = {
     primitives.add_p: add,
@@ -40,19 +42,27 @@ _COMBINING: dict[Any, Rule] = {
 @cache
 def _rules() -> dict[Any, Rule]:
     """The rule of each operation that has one; `linear` is that of all others."""
-    return {**_COMBINING, **dict.fromkeys(layout_primitives(), lay_out)}
+    layouts = {**dict.fromkeys(layout_primitives(), lay_out), unlisted().split: split}
+    return {**_COMBINING, **layouts, primitives.complex_p: complex_number}
 
 
-def search(facts: Facts, states: Mapping[Value, TrackedValue]) -> Found:
-    """Search a program, whose inputs have these states; the rest of its inputs are data."""
-    return _Search(facts).run(states)
+def search(facts: Facts, states: Mapping[Value, TrackedValue], differentiated: Sequence[Value] | None = None) -> Found:
+    """Search a program.
+
+    Args:
+        facts: of the program.
+        states: of its inputs; the rest of its inputs are data.
+        differentiated: its outputs that the loss depends on; by default all.
+    """
+    return _Search(facts, facts.program.outputs if differentiated is None else differentiated).run(states)
 
 
 class _Search:
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, differentiated: Sequence[Value]) -> None:
         self._facts = facts
         self._states = facts.states
-        self._found = Found()
+        self._found = Found(facts)
+        self._live = _differentiated(facts, differentiated)
         self._completed: list[PartialNeuron] = []
         self._uses = facts.program.uses()
         self._rules = _rules()
@@ -60,7 +70,7 @@ class _Search:
     def run(self, states: Mapping[Value, TrackedValue]) -> Found:
         facts, program = self._facts, self._facts.program
         self._states.update(states)
-        facts.data.update(v for v in program.inputs if not isinstance(states.get(v), Parameter))
+        facts.data.update(v for v in program.inputs if states.get(v) is None and v not in program.constants)
         for value, state in states.items():
             if isinstance(state, Parameter):
                 facts.ancestors[value] = sum(1 << leaf for leaf in state.leaves)
@@ -74,8 +84,17 @@ class _Search:
             if isinstance(state, Parameter):
                 self._note(Outcome(reasons=((state.leaves, "reaches the loss without meeting any data"),)))
             self._complete(value)
-        self._found.uses[:0] = [finish(facts, neuron, self._found.recorder) for neuron in self._completed]
+        self._found.outputs = tuple(self._states.get(value) for value in program.outputs)
+        kept = [neuron for neuron in self._completed if not self._is_absorbed(neuron)]
+        self._found.uses[:0] = [finish(facts, neuron) for neuron in kept]
         return self._found
+
+    def _is_absorbed(self, neuron: PartialNeuron) -> bool:
+        """Whether the neuron's output goes into the computation of a weight alone."""
+        if not self._facts.absorbed:
+            return False
+        readers = [k for k, each in enumerate(self._facts.program.equations) if neuron.value in each.inputs]
+        return self._facts.absorbed.issuperset(readers)
 
     def _visit(self, position: int, equation: Equation) -> None:
         facts = self._facts
@@ -96,26 +115,36 @@ class _Search:
         outcome = self._look_at(equation, states)
         if outcome.ends_neurons:
             states = self._complete_inputs(equation)
-            outcome = self._look_at(equation, states) if any(states) else Outcome()
+            outcome = self._look_at(equation, states)
         self._note(outcome)
         if not isinstance(outcome.state, (Parameter, PartialNeuron)):
             self._complete_inputs(equation)
-        if outcome.alias is not None:
-            facts.program.aliases[equation.outputs[0]] = outcome.alias
-        for value in equation.outputs:
-            self._set(value, outcome.state)
+        states = outcome.states or (outcome.state,) * len(equation.outputs)
+        for value, state in zip(equation.outputs, states, strict=True):
+            self._set(value, state)
 
     def _look_at(self, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
         """Apply the operation's rule."""
-        if any(isinstance(state, Nonlinear) for state in states):
-            return after_nonlinear(self._facts, equation, states)
+        if any(isinstance(state, Stopped) for state in states):
+            if self._facts.is_alone(equation.inputs, states):
+                return with_stopped(self._facts, equation, states)
+            states = [None if isinstance(state, Stopped) else state for state in states]  # data to what it meets
+        if not any(states):
+            return Outcome()
         return self._rules.get(equation.primitive, linear)(self._facts, equation, states)
 
     def _enter(self, position: int, equation: Equation) -> None:
         states = self._complete_inputs(equation)
         if not any(states):
             return
-        completed = enter(Region(self._facts, position, equation, states, self._found, search))
+        live = tuple(value in self._live for value in equation.outputs)
+        region = Region(self._facts, position, equation, states, live, self._found, search)
+        if self._facts.is_alone(equation.inputs, states) and (outcome := weights_of(region)):
+            self._note(outcome)
+            for value, state in zip(equation.outputs, outcome.states, strict=True):
+                self._set(value, state)
+            return
+        completed = enter(region)
         if completed is None:
             reason = f"used inside a `{equation.name}`, whose steps cannot be recorded"
             if equation.primitive is primitives.while_p:  # it has no reverse derivative of its own
@@ -137,7 +166,7 @@ class _Search:
 
     def _note(self, outcome: Outcome) -> None:
         if outcome.reasons or outcome.excluded:
-            self._found.reasons.add(outcome)
+            self._found.reasons.add(outcome, self._facts.roots)
         self._completed += [neuron.completed() for neuron in outcome.completed]
 
     def _set(self, value: Value, state: TrackedValue) -> None:
@@ -155,7 +184,10 @@ class _Search:
         """A neuron's output meets something that the neuron does not take in: from here on it is an activation."""
         state = self._states.get(value)
         if isinstance(state, PartialNeuron):
-            self._completed.append(replace(state, repeats=self._repeats(value, state)).completed())
+            if value in self._live:
+                self._completed.append(replace(state, repeats=self._repeats(value, state)).completed())
+            else:
+                self._note(Outcome(reasons=((state.leaves, _STOPPED),)))
             self._states[value] = None
 
     def _repeats(self, value: Value, neuron: PartialNeuron) -> int:
@@ -173,4 +205,13 @@ class _Search:
 
 
 def _reasons(states: Sequence[TrackedValue], reason: str) -> tuple[tuple[Sequence[int] | frozenset[int], str], ...]:
-    return tuple((state.leaves, reason) for state in states if isinstance(state, (Parameter, Nonlinear)))
+    return tuple((state.leaves, reason) for state in states if isinstance(state, Parameter))
+
+
+def _differentiated(facts: Facts, outputs: Sequence[Value]) -> set[Value]:
+    """The values that these outputs depend on, other than through a stopped gradient."""
+    live = set(outputs)
+    for equation in reversed(facts.program.equations):
+        if equation.primitive is not primitives.stop_gradient_p and not live.isdisjoint(equation.outputs):
+            live.update(value for value in equation.inputs if facts.is_inexact(value))
+    return live

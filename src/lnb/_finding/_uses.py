@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnb._features import DenseFeatures, FeatureMap, FeatureRead, LoopFeatures, RunWeight
+from lnb._features import ComplexFeatures, DenseFeatures, FeatureMap, FeatureRead, LoopFeatures, RunWeight
 from lnb._features._layout import Concatenate, Layout, Steps
 from lnb._finding._element_ids import ids_along, varying_axes
 from lnb._finding._facts import Facts
-from lnb._finding._values import Parameter, PartialNeuron
-from lnb._program import Recorder, Slice
+from lnb._finding._values import Parameter, PartialNeuron, Reparametrised
+from lnb._program import Slice
 
-AffineFunction = Callable[[Mapping[int, Any], Sequence[Any]], Any]
-"""A neuron's output from parameter leaves, by number, and the arrays that it reads; affine in the leaves."""
+OutputFunction = Callable[[Mapping[int, Any], Sequence[Any]], Any]
+"""A neuron's output from parameter leaves, by number, and the arrays that it reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +72,18 @@ class ParameterUse:
         is_identity: its parameters are only added to data or set beside it.
         weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over.
         repeats: how many samples each row stands for.
+        is_affine: whether `function` is affine in the leaves.
     """
 
     leaves: tuple[int, ...]
-    function: AffineFunction
+    function: OutputFunction
     sources: tuple[int, ...]
     samples: int
     canonical: CanonicalUse | None
     is_identity: bool
     weight_source: int = -1
     repeats: int = 1
+    is_affine: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ class RegionFunction:
         may_be_passed_over: whether the last feature says if it ran, 1 or 0.
     """
 
-    inside: AffineFunction
+    inside: OutputFunction
     parameters: Mapping[int, tuple[tuple[int, ...], Slice]]
     steps: int | None
     stacked: frozenset[int]
@@ -152,6 +154,26 @@ class RegionBoundary:
     stacked: frozenset[int] = frozenset()
     ran: int = -1
 
+    def with_leaves(self, inside: Facts) -> RegionBoundary:
+        """The boundary with the weights that the region computes, as leaves of the program around it."""
+        parameters, stacked = dict(self.parameters), set(self.stacked)
+        for own, made in inside.reparametrised.items():
+            by_step = stacked.intersection(made.leaves)
+            outside = {leaf: parameters[leaf] for leaf in made.leaves}
+            parts = {leaf: (parameter.leaves, self._slice(parameter)) for leaf, parameter in outside.items()}
+            leaves = tuple(dict.fromkeys(leaf for parameter in outside.values() for leaf in parameter.leaves))
+            sources = tuple(self.source(index) for index in made.sources)
+            steps = self.steps if by_step or sources else None  # data may differ between the steps
+            function = RegionFunction(made.function, parts, steps, frozenset(by_step), False)
+            shape = inside.shapes[own]
+            lead = () if steps is None else (steps,)
+            lifted = Reparametrised(leaves, function, sources, frozenset(self.facts.roots(leaves)))
+            number = self.facts.add_leaf((*lead, *shape.shape), shape.dtype, lifted)
+            parameters[own] = self.facts.leaf(number)
+            if steps is not None:
+                stacked.add(own)
+        return replace(self, parameters=parameters, stacked=frozenset(stacked))
+
     def lift(self, use: ParameterUse) -> ParameterUse:
         """The use outside of the region."""
         parameters = {own: self.parameters[own] for own in use.leaves}
@@ -161,7 +183,10 @@ class RegionBoundary:
         canonical = use.canonical
         if canonical is not None:
             apart = stacked and len(stacked) < len(use.leaves)
-            laid_out = all(parameter.is_weight and parameter.factor == 1.0 for parameter in parameters.values())
+            laid_out = all(
+                parameter.is_weight and parameter.factor == 1.0 and parameter.imaginary is None
+                for parameter in parameters.values()
+            )
             canonical = None if apart or not laid_out else self._lift(use, canonical, bool(stacked))
         may_be_passed_over = self.ran >= 0
         return ParameterUse(
@@ -179,15 +204,16 @@ class RegionBoundary:
             is_identity=use.is_identity and all(parameter.is_arrangement for parameter in parameters.values()),
             weight_source=self.source(use.weight_source) if use.weight_source >= 0 else self.ran,
             repeats=use.repeats,
+            is_affine=use.is_affine,
         )
 
     def _slice(self, parameter: Parameter) -> Slice:
         program = self.facts.program
-        return Slice(program, tuple(program.inputs[leaf] for leaf in parameter.leaves), parameter.value)
+        return Slice(program, tuple(self.facts.values[leaf] for leaf in parameter.leaves), parameter.value)
 
     def _lift(self, use: ParameterUse, canonical: CanonicalUse, stacked: bool) -> CanonicalUse:
         parameters = {own: self.parameters[own] for own in use.leaves}
-        layouts = {own: parameter.layout for own, parameter in parameters.items() if parameter.layout is not None}
+        layouts = {own: parameter.layout for own, parameter in parameters.items()}
 
         def outside(layout: Layout) -> Layout:
             return Steps(layout, tuple(layouts.items())) if stacked else layout.replace_leaves(layouts)
@@ -211,7 +237,7 @@ class RegionBoundary:
             weight = LoopFeatures(weight, stacked) if self.steps is not None else weight
             weight_source = self.source(read.weight_source)
         elif self.ran >= 0:
-            weight = RunWeight(groups, read.samples // read.repeats)
+            weight = RunWeight(groups, int(read.samples / read.repeats))
         return replace(
             read,
             maps=maps,
@@ -222,27 +248,31 @@ class RegionBoundary:
         )
 
 
-def finish(facts: Facts, neuron: PartialNeuron, recorder: Recorder) -> ParameterUse:
+def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
     """Make the use of a completed neuron, and add what it reads to the recorder."""
-    sources = tuple(recorder.index(value) for value in neuron.features)
+    sources = tuple(facts.recorder.index(value) for value in neuron.features)
     program = facts.program
-    inputs = tuple(program.inputs[leaf] for leaf in neuron.leaves)
+    inputs = tuple(facts.values[leaf] for leaf in neuron.leaves)
     function = OwnFunction(Slice(program, inputs + neuron.features, neuron.value), neuron.leaves, neuron.shape)
     return ParameterUse(
         leaves=neuron.leaves,
         function=function,
         sources=sources,
         samples=neuron.samples * neuron.repeats,
-        canonical=_canonical(facts, neuron, function, recorder, sources) if neuron.terms else None,
+        canonical=_canonical(facts, neuron, function, sources) if neuron.terms else None,
         is_identity=neuron.is_identity,
         repeats=neuron.repeats,
+        is_affine=neuron.is_affine,
     )
 
 
 def _canonical(
-    facts: Facts, neuron: PartialNeuron, function: AffineFunction, recorder: Recorder, sources: tuple[int, ...]
+    facts: Facts, neuron: PartialNeuron, function: OutputFunction, sources: tuple[int, ...]
 ) -> CanonicalUse | None:
-    terms, bias = neuron.terms or (), neuron.bias
+    terms, bias, recorder = neuron.terms or (), neuron.bias, facts.recorder
+    is_complex = any(term.is_complex for term in terms)
+    if not all(term.is_complex == is_complex for term in terms):
+        return None
     maps: list[FeatureMap] = []
     places = []
     for term in terms:
@@ -254,15 +284,20 @@ def _canonical(
         if features is None:
             return None
         shapes = {leaf: facts.shapes[leaf] for leaf in neuron.leaves}
-        maps.append(features)
-        places.append(recorder.derive(ElementFeatures(function, shapes, term.parameter.leaves), sources))
+        maps.append(ComplexFeatures(features, term.inputs == 2) if is_complex else features)
+        real: dict[int, np.ndarray | None] = dict.fromkeys(term.parameter.leaves)
+        if term.parameter.imaginary is not None:
+            ids = term.parameter.element_ids
+            real = {leaf: np.isin(facts.ids[leaf], ids) for leaf in term.parameter.leaves}
+        places.append(recorder.derive(ElementFeatures(function, shapes, real), sources))
     layouts = tuple(term.layout for term in terms)
     kinds = {term.kind for term in terms}
     samples = neuron.samples * neuron.repeats
+    repeats = neuron.repeats / 2 if is_complex else neuron.repeats
     sizes = tuple(term.inputs for term in terms)
     return CanonicalUse(
         kind=kinds.pop() if len(kinds) == 1 else "dense",
-        read=FeatureRead(tuple(maps), tuple(places), sizes, samples, bias is not None, repeats=neuron.repeats),
+        read=FeatureRead(tuple(maps), tuple(places), sizes, samples, bias is not None, repeats=repeats),
         weight=layouts[0] if len(layouts) == 1 else Concatenate(layouts, 1),
         bias=bias.layout if bias else None,
         groups=neuron.groups,
@@ -294,14 +329,19 @@ class ElementFeatures:
     Fields:
         function: the output.
         shapes: of its leaves.
-        scales: the leaves that are the scale, and not the bias.
+        scales: for the leaves that have some, which elements are the scale's, or its real part's; None for all.
     """
 
-    function: AffineFunction
+    function: OutputFunction
     shapes: Mapping[int, jax.ShapeDtypeStruct]
-    scales: tuple[int, ...]
+    scales: Mapping[int, np.ndarray | None]
 
     def __call__(self, features: Sequence[Any]) -> Any:
         at = {leaf: jnp.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes.items()}
-        ones = {leaf: jnp.ones_like(x) if leaf in self.scales else x for leaf, x in at.items()}
+        ones = {
+            leaf: jnp.ones_like(x) if self.scales[leaf] is None else jnp.asarray(self.scales[leaf], x.dtype)
+            for leaf, x in at.items()
+            if leaf in self.scales
+        }
+        ones = {**at, **ones}
         return jax.jvp(lambda leaves: self.function(leaves, features), (at,), (ones,))[1]

@@ -1,30 +1,35 @@
 """The states of values that depend on parameters, and the outcome of a rule of the search.
 
-A value is a parameter in some layout (`Parameter`), computed from parameters alone but not linearly (`Nonlinear`), or
+A value is a parameter in some layout (`Parameter`), computed from parameters but without a derivative (`Stopped`), or
 the output of a neuron under construction (`PartialNeuron`). Any other value is an activation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from lnb._features._layout import ElementNumbers, Layout
+import numpy as np
+
+from lnb._features._layout import ElementNumbers, Layout, Slice
 from lnb._finding._element_ids import ElementIds
 from lnb._program import Value
 
 
 @dataclass(frozen=True, eq=False)
 class Parameter:
-    """A value that is affine in parameter leaves and has met no data.
+    """A value that is made of the elements of leaves and has met no data.
+
+    The leaves are those of `params`, or weights that the program computes from them (`Reparametrised`).
 
     Fields:
         value: its number in the program.
         leaves: the leaves' numbers.
         shape: of the value.
-        layout: the leaves' elements that it is made of; None where some element depends on several.
+        layout: the leaves' elements that it is made of; of a complex value, those that its real part is made of.
+        imaginary: those that its imaginary part is made of; None for a value made of real elements alone.
         ids: the numbers of the leaves' elements.
         distinct: no element of a leaf appears twice.
         whole: every element of the leaves appears.
@@ -35,39 +40,76 @@ class Parameter:
     value: Value
     leaves: tuple[int, ...]
     shape: tuple[int, ...]
-    layout: Layout | None
+    layout: Layout
     ids: ElementNumbers
     distinct: bool = True
     whole: bool = True
     scaled: bool = False
-    factor: float = 1.0
+    factor: complex = 1.0
+    imaginary: Layout | None = None
 
     @cached_property
-    def element_ids(self) -> ElementIds | None:
-        """Which element of the leaves each element of the value is."""
-        return None if self.layout is None else self.layout.read(self.ids)
+    def element_ids(self) -> ElementIds:
+        """Which element of the leaves each element of the value, or of its real part, is."""
+        return self.layout.read(self.ids)
 
     @property
     def is_arrangement(self) -> bool:
         """Whether the value is its leaves' elements rearranged, times one factor."""
-        return self.layout is not None and not self.scaled
+        return not self.scaled
 
     @property
     def is_weight(self) -> bool:
         """Whether the value is an arrangement in which no element appears twice."""
         return self.is_arrangement and self.distinct
 
-    def opaque(self, value: Value, shape: tuple[int, ...], leaves: tuple[int, ...] = ()) -> Parameter:
-        """A value computed from this one, of which only the equations are known."""
-        return Parameter(value, leaves or self.leaves, shape, None, self.ids, distinct=False, whole=False)
+    def once(self, axes: Sequence[int]) -> Parameter:
+        """The value at the first index of axes along which it repeats; they keep the size 1."""
+        if not axes:
+            return self
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shape))
+        once = self.laid_out(self.value, shape, lambda of: Slice(of, tuple((0, size, 1) for size in shape)))
+        ids = np.concatenate([part.read(self.ids).ravel() for part in once.parts])
+        return replace(once, distinct=np.unique(ids).size == ids.size)
+
+    @property
+    def real_factor(self) -> float:
+        """The factor of a value that is not turned by a complex one."""
+        return float(np.real(self.factor))
+
+    @property
+    def parts(self) -> tuple[Layout, ...]:
+        """The layouts of the real and, if there is one, of the imaginary part."""
+        return (self.layout,) if self.imaginary is None else (self.layout, self.imaginary)
+
+    def laid_out(self, value: Value, shape: tuple[int, ...], after: Callable[[Layout], Layout]) -> Parameter:
+        """The value after an operation that only moves elements, `after` being the layout that it makes of another."""
+        real, imaginary = after(self.layout), None if self.imaginary is None else after(self.imaginary)
+        return replace(self, value=value, shape=shape, layout=real, imaginary=imaginary)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A value computed from parameters, through which nothing is differentiated."""
 
 
 @dataclass(frozen=True, eq=False)
-class Nonlinear:
-    """A value computed from parameters alone, and not linearly; `reason` says by what."""
+class Reparametrised:
+    """A weight W = h(p) that the program computes from leaves p before it meets data.
 
-    leaves: frozenset[int]
-    reason: str
+    It counts as a leaf of its own; the metric of p is h'^T M h', M being that of W.
+
+    Fields:
+        leaves: p; leaves of `params`, or reparametrised ones.
+        function: h, of these leaves and of what is recorded at `sources`.
+        sources: the places in the recorder of the data that h reads, such as the state of spectral normalisation.
+        roots: the leaves of `params` that p is computed from.
+    """
+
+    leaves: tuple[int, ...]
+    function: Callable[[Mapping[int, Any], Sequence[Any]], Any]
+    sources: tuple[int, ...]
+    roots: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +123,7 @@ class WeightTerm:
         inputs: i.
         features, source: the feature map, and the activation that it reads; None for a scale, whose features are
             derived from its equations.
+        is_complex: whether its features are those of `ComplexFeatures`.
     """
 
     kind: str
@@ -89,6 +132,7 @@ class WeightTerm:
     inputs: int
     features: Any
     source: Value | None
+    is_complex: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +163,7 @@ class PartialNeuron:
         factor: the constant that the value is multiplied by.
         last_complete: the neuron as it was when its last parameter joined; None where it still is.
         repeats: how many samples each row stands for: an output of constant features, the same for all data.
+        is_affine: whether the value is affine in the parameters; if not, its derivative at their present values counts.
     """
 
     value: Value
@@ -138,6 +183,7 @@ class PartialNeuron:
     factor: float = 1.0
     last_complete: PartialNeuron | None = None
     repeats: int = 1
+    is_affine: bool = True
 
     def completed(self) -> PartialNeuron:
         """The neuron as it was when its last parameter joined."""
@@ -149,7 +195,7 @@ class PartialNeuron:
         return self.terms == ()
 
 
-TrackedValue = Parameter | Nonlinear | PartialNeuron | None
+TrackedValue = Parameter | Stopped | PartialNeuron | None
 """The state of a value; None for an activation."""
 
 
@@ -159,19 +205,19 @@ class Outcome:
 
     Fields:
         state: of the equation's output.
+        states: of its outputs, where it has several.
         completed: neurons that the equation completes, besides those that go in and do not come out.
         reasons: (leaves, reason) of parameters that belong to no neuron unless another use covers them.
         excluded: (leaves, reason) of parameters that belong to none whatever their other uses are.
-        alias: the input that the output is the same as, where parameters are concerned.
         ends_neurons: the neurons that go in are completed, and the equation is looked at again with their outputs as
             activations.
     """
 
     state: TrackedValue = None
+    states: tuple[TrackedValue, ...] = ()
     completed: tuple[PartialNeuron, ...] = ()
     reasons: tuple[tuple[Sequence[int] | frozenset[int], str], ...] = ()
     excluded: tuple[tuple[Sequence[int] | frozenset[int], str], ...] = ()
-    alias: Value | None = None
     ends_neurons: bool = False
 
 
@@ -182,9 +228,9 @@ class UncoveredReasons:
     reasons: dict[int, str] = field(default_factory=dict)
     excluded: dict[int, str] = field(default_factory=dict)
 
-    def add(self, outcome: Outcome) -> None:
-        """Remember the first reason given for each leaf."""
+    def add(self, outcome: Outcome, roots: Callable[[Sequence[int] | frozenset[int]], Sequence[int]]) -> None:
+        """Remember the first reason given for each leaf of `params`; `roots` gives those that leaves come from."""
         for found, known in ((outcome.reasons, self.reasons), (outcome.excluded, self.excluded)):
             for leaves, reason in found:
-                for leaf in leaves:
+                for leaf in roots(leaves):
                     known.setdefault(leaf, reason)

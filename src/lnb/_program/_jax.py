@@ -154,12 +154,14 @@ class Unlisted:
         checkpoint: of `jax.checkpoint`.
         name: of `checkpoint_name`.
         shard_map: of `jax.shard_map`.
+        split: of `jnp.split`.
         vary: the mark of a value that all devices of a map share, where it meets one that they do not.
     """
 
     checkpoint: Any
     name: Any
     shard_map: Any
+    split: Any
     vary: Any
 
 
@@ -183,6 +185,7 @@ def _unlisted() -> Unlisted:
         checkpoint=_primitive(_example(jax.checkpoint(jnp.sin))),
         name=_primitive(_example(lambda x: checkpoint_name(x, "name"))),
         shard_map=_primitive(mapped),
+        split=_primitive(_example(lambda x: jax.lax.split(x, (1,)))),
         vary=_primitive(inside[0] if inside else None),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -30,19 +30,11 @@ class Program:
     equations: list[Equation]
     outputs: tuple[Value, ...]
     avals: list[Any]
-    aliases: dict[Value, Value] = field(default_factory=dict)
-    """Values that are another value as far as parameters are concerned."""
 
     @cached_property
     def makers(self) -> dict[Value, int]:
         """The place of the equation that makes each value."""
         return {value: position for position, equation in enumerate(self.equations) for value in equation.outputs}
-
-    def origin(self, value: Value) -> Value:
-        """The value, or the one that it is an alias of."""
-        while value in self.aliases:
-            value = self.aliases[value]
-        return value
 
     def uses(self) -> Counter[Value]:
         """How often each value is read, being an output included."""

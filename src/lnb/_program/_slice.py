@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax.numpy as jnp
+
 from lnb._program import _jax
 from lnb._program._equation import Equation, Value
 from lnb._program._program import Program
@@ -25,7 +27,7 @@ class Slice:
         """In the order of the program."""
         wanted, stops, positions = [self.output], set(self.inputs), set()
         while wanted:
-            value = self.program.origin(wanted.pop())
+            value = wanted.pop()
             position = self.program.makers.get(value)
             if value not in stops and position is not None and position not in positions:
                 positions.add(position)
@@ -33,13 +35,15 @@ class Slice:
         return [self.program.equations[position] for position in sorted(positions)]
 
     def __call__(self, arrays: Sequence[Any]) -> Any:
-        """The output for these inputs."""
+        """The output for these inputs; one that has the size 1 along an axis repeats along it."""
         environment = dict(self.program.constants)
-        environment.update(zip(self.inputs, arrays, strict=True))
+        for value, array in zip(self.inputs, arrays, strict=True):
+            known = 0 <= value < len(self.program.avals)
+            environment[value] = jnp.broadcast_to(array, self.program.avals[value].shape) if known else array
         for equation in self.equations:
-            results = _evaluate(equation, [environment[self.program.origin(value)] for value in equation.inputs])
+            results = _evaluate(equation, [environment[value] for value in equation.inputs])
             environment.update(zip(equation.outputs, results, strict=True))
-        return environment[self.program.origin(self.output)]
+        return environment[self.output]
 
 
 def _evaluate(equation: Equation, inputs: Sequence[Any]) -> list[Any]:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import primitives
 
-from lnb._features._layout import Concatenate
-from lnb._finding._building import pack_elements
+from lnb._features._layout import Broadcast, Concatenate
+from lnb._finding._building import pack_elements, repeated_axes
 from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
 from lnb._finding._values import Parameter, TrackedValue
@@ -20,27 +20,32 @@ from lnb._program import Equation
 
 
 def fold_constants(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Parameter:
-    """The result of an operation that is linear in its parameters and has otherwise constants alone."""
+    """The result of an operation that is linear in its parameters and has otherwise constants alone.
+
+    It is an arrangement of their elements, or a weight that is computed from them.
+    """
     parameters = [state for state in states if isinstance(state, Parameter)]
     leaves = tuple(dict.fromkeys(leaf for parameter in parameters for leaf in parameter.leaves))
     value, first = equation.outputs[0], parameters[0]
     shape = facts.shape[value]
     scales = equation.primitive in (primitives.mul_p, primitives.div_p) and first.shape == shape
-    if len(parameters) == 1 and scales:
-        layout = first.layout
-        return replace(first.opaque(value, shape), layout=layout, scaled=True)
+    if len(parameters) == 1 and scales and first.imaginary is None:
+        return replace(first, value=value, shape=shape, scaled=True, whole=False)
     ids = None
-    if all(parameter.is_arrangement for parameter in parameters):
+    if all(parameter.is_arrangement and parameter.imaginary is None for parameter in parameters):
         ids = _ids_by_evaluation(facts, equation, states)
     if ids is None or len({parameter.factor for parameter in parameters}) > 1:
-        return first.opaque(value, shape, leaves)
+        return facts.reparametrise(value, leaves, repeated_axes(facts, equation, states))
     distinct = np.unique(ids).size == ids.size
     whole = all(p.whole for p in parameters) and distinct and ids.size == sum(prod(p.shape) for p in parameters)
     every = replace(first, value=value, leaves=leaves, shape=shape, distinct=distinct, whole=whole)
     if equation.primitive is primitives.concatenate_p and len(parameters) == len(states):
-        layouts = tuple(parameter.layout for parameter in parameters if parameter.layout is not None)
+        layouts = tuple(parameter.layout for parameter in parameters)
         return replace(every, layout=Concatenate(layouts, equation.parameters["dimension"]))
-    return replace(every, layout=pack_elements(facts, every, ids, shape))
+    repeated = [axis for axis in range(ids.ndim) if ids.shape[axis] > 1 and (ids == ids.take([0], axis)).all()]
+    once = ids[tuple(slice(1) if axis in repeated else slice(None) for axis in range(ids.ndim))]
+    layout = pack_elements(facts, every, once, once.shape)
+    return replace(every, layout=Broadcast(layout, shape, tuple(range(ids.ndim))) if repeated else layout)
 
 
 def _ids_by_evaluation(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> ElementIds | None:
@@ -49,7 +54,7 @@ def _ids_by_evaluation(facts: Facts, equation: Equation, states: Sequence[Tracke
     It selects if what it makes of other numbers are these numbers at the places that it makes of the ids.
     """
     constants = {k: facts.constant(v) for k, v in enumerate(equation.inputs) if states[k] is None}
-    given = [s.element_ids for s in states if isinstance(s, Parameter) and s.element_ids is not None]
+    given = [state.element_ids for state in states if isinstance(state, Parameter)]
     order = np.unique(np.concatenate([ids.ravel() for ids in given]))
     numbers = np.random.default_rng(0).integers(1, 2**30, order.size + 1).astype(np.int32)
     places = [np.searchsorted(order, ids).astype(np.int32) + 1 for ids in given]

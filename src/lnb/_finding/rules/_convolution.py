@@ -40,9 +40,8 @@ def term(facts: Facts, equation: Equation, position: int, parameter: Parameter) 
         input_layout=tuple(input_layout),
         kernel_size=tuple(space),
         channels=channels,
-        factor=parameter.factor,
+        factor=parameter.real_factor,
     )
-    assert parameter.layout is not None
     kernel = Reshape(
         Transpose(parameter.layout, tuple(kernel_layout)), (groups, outputs // groups, inputs)
     )  # [g, o, i]

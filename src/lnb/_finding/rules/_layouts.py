@@ -77,6 +77,22 @@ def rearranged(equation: Equation, shape: tuple[int, ...], ids: ElementIds | Non
     return None if ids is None else after(equation, shape, Leaf(0)).read({0: ids})
 
 
+def split(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
+    """The parts of a parameter, which are parameters."""
+    (state,) = states
+    if isinstance(state, PartialNeuron):
+        return Outcome(ends_neurons=True)
+    assert isinstance(state, Parameter)
+    axis, start, parts = equation.parameters["axis"], 0, []
+    for value in equation.outputs:
+        shape = facts.shape[value]
+        bounds = tuple((start, start + size, 1) if a == axis else (0, size, 1) for a, size in enumerate(shape))
+        part = state.laid_out(value, shape, lambda of, bounds=bounds: Slice(of, bounds))
+        parts.append(replace(part, whole=False))
+        start += shape[axis]
+    return Outcome(states=tuple(parts))
+
+
 def lay_out(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
     """A parameter or a neuron's output in another layout."""
     state, value = states[0], equation.outputs[0]
@@ -98,10 +114,7 @@ def lay_out(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) ->
     repeats = equation.primitive is primitives.broadcast_in_dim_p and prod(shape) != prod(state.shape)
     return Outcome(
         replace(
-            state,
-            value=value,
-            layout=None if state.layout is None else after(equation, shape, state.layout),
-            shape=shape,
+            state.laid_out(value, shape, lambda of: after(equation, shape, of)),
             distinct=state.distinct and not repeats,
             whole=state.whole and equation.primitive is not primitives.slice_p,
         )

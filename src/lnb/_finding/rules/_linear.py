@@ -9,13 +9,13 @@ from typing import Any
 
 from jax.extend.core import primitives
 
-from lnb._finding._building import AxisRoles, canonical_neuron, general_neuron
+from lnb._finding._building import AxisRoles, as_weight, canonical_neuron, complex_term, general_neuron
 from lnb._finding._element_ids import varying_axes
 from lnb._finding._facts import Facts
-from lnb._finding._values import Nonlinear, Outcome, Parameter, PartialNeuron, TrackedValue
+from lnb._finding._values import Outcome, Parameter, PartialNeuron, Stopped, TrackedValue
 from lnb._finding.rules import _convolution, _dot, _lookup
 from lnb._finding.rules._constants import fold_constants
-from lnb._finding.rules._nonlinear import nonlinear
+from lnb._finding.rules._nonlinear import computed, nonlinear
 from lnb._program import Equation, is_linear_in
 
 _KINDS: dict[Any, ModuleType] = {
@@ -40,35 +40,28 @@ def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
         return Outcome(ends_neurons=True)
     if not is_linear:
         return nonlinear(facts, equation, states)
-    begun = _begin(facts, equation, states)
-    others = [value for value, state in zip(equation.inputs, states, strict=True) if state is None]
-    may_stay = begun is None or _KINDS[equation.primitive] is _lookup
-    if may_stay and all(facts.is_constant(value) for value in others):
-        return Outcome(fold_constants(facts, equation, states))
-    return Outcome(begun or general_neuron(facts, equation, states))
+    kind = _KINDS.get(equation.primitive)
+    roles = _roles(facts, equation, dependent[0]) if len(dependent) == 1 else None
+    if (roles is None or kind is _lookup) and facts.is_alone(equation.inputs, states):
+        folded = fold_constants(facts, equation, states)
+        if roles is None or folded.distinct:
+            return Outcome(folded)
+    if roles is None:
+        return Outcome(general_neuron(facts, equation, states))
+    return Outcome(_begin(facts, equation, states, dependent[0], roles))
 
 
-def after_nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
-    """The outcome of an operation on a value that is not linear in its parameters."""
-    found = [state for state in states if isinstance(state, Nonlinear)]
+def with_stopped(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
+    """The outcome of an operation on parameters, some of them without a derivative, and constants alone."""
     parameters = [state for state in states if isinstance(state, Parameter)]
-    others = [(v, s) for v, s in zip(equation.inputs, states, strict=True) if not isinstance(s, (Nonlinear, Parameter))]
-    excluded = tuple((state.leaves, state.reason) for state in found)
+    if not parameters:
+        return Outcome(states=(Stopped(),) * len(equation.outputs))
     adds = equation.primitive in (primitives.add_p, primitives.sub_p, primitives.add_jaxvals_p)
-    if adds and len(parameters) == 1 and (equation.primitive is not primitives.sub_p or states[0] is parameters[0]):
-        # A shift that does not depend on the parameter: its derivative stays as it is.
-        summed = parameters[0]
-        return Outcome(summed, excluded=excluded, alias=summed.value)
-    if equation.primitive is primitives.stop_gradient_p:
-        return Outcome(Nonlinear(frozenset(), found[0].reason))
-    if all(state is None and facts.is_constant(value) for value, state in others):
-        if parameters and equation.primitive in _PRODUCTS:
-            return linear(facts, equation, [None if isinstance(s, Nonlinear) else s for s in states])
-        leaves = frozenset().union(*(state.leaves for state in (*found, *parameters)))
-        return Outcome(Nonlinear(leaves, found[0].reason))
-    met = not adds and facts.is_inexact(equation.outputs[0])
-    reason = f"enters nonlinearly through `{equation.name}`"
-    return Outcome(reasons=tuple((state.leaves, reason) for state in parameters), excluded=excluded if met else ())
+    value = equation.outputs[0]
+    if adds and parameters[0].shape == facts.shape[value] and isinstance(states[1], Stopped):
+        return Outcome(replace(parameters[0], value=value))  # its derivative stays as it is
+    leaves = tuple(dict.fromkeys(leaf for state in parameters for leaf in state.leaves))
+    return Outcome(states=computed(facts, equation, states, leaves))
 
 
 def continue_general(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> PartialNeuron:
@@ -85,20 +78,23 @@ def _roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
     return kind.roles(facts, equation, position) if kind else None
 
 
-def _begin(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> PartialNeuron | None:
-    """The neuron that begins where one parameter is multiplied, convolved or looked up; None for other operations."""
-    positions = [k for k, state in enumerate(states) if isinstance(state, Parameter)]
-    roles = _roles(facts, equation, positions[0])
-    if roles is None or len(positions) != 1:
-        return None
-    parameter = states[positions[0]]
+def _begin(
+    facts: Facts, equation: Equation, states: Sequence[TrackedValue], position: int, roles: AxisRoles
+) -> PartialNeuron:
+    """The neuron that begins where one parameter, the input at `position`, is multiplied, convolved or looked up."""
+    parameter = states[position]
     assert isinstance(parameter, Parameter)
     kind = _KINDS[equation.primitive]
     selected = kind is _lookup and _lookup.selects(equation, parameter)
+    shared = _dot.shared_axes(facts, equation, position) if kind is _dot else ()
+    parameter = as_weight(facts, parameter, shared)
+    states = [parameter if k == position else state for k, state in enumerate(states)]
     neuron = replace(general_neuron(facts, equation, states, roles.samples), selected=selected)
-    if not parameter.is_weight:
-        return neuron
-    return canonical_neuron(neuron, kind.term(facts, equation, positions[0], parameter), roles)
+    term, outputs = complex_term(
+        facts, parameter, lambda real: kind.term(facts, equation, position, real), roles.outputs
+    )
+    begun = canonical_neuron(neuron, term, replace(roles, outputs=outputs))
+    return begun if outputs == roles.outputs else replace(begun, output_ids=None)
 
 
 def _is_still_a_weight(equation: Equation, neuron: PartialNeuron) -> bool:

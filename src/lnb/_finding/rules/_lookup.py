@@ -52,9 +52,9 @@ def term(facts: Facts, equation: Equation, position: int, parameter: Parameter) 
     if equation.primitive is primitives.gather_p:
         component = equation.parameters["dimension_numbers"].start_index_map.index(row)
         clip = equation.parameters["mode"] is GatherScatterMode.CLIP
-        features, source = EmbeddingFeatures(rows, clip, component, parameter.factor), equation.inputs[1]
+        features, source = EmbeddingFeatures(rows, clip, component, parameter.real_factor), equation.inputs[1]
     else:
-        features, source = EmbeddingFeatures(rows, True, None, parameter.factor), equation.inputs[1 + row]
+        features, source = EmbeddingFeatures(rows, True, None, parameter.real_factor), equation.inputs[1 + row]
     order = (row, *(a for a in range(len(parameter.shape)) if a != row))
     sizes = (1, rows, prod(parameter.shape) // max(1, rows))
     return WeightTerm("embedding", parameter, as_matrix(parameter.layout, order, sizes), rows, features, source)

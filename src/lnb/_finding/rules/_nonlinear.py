@@ -1,33 +1,42 @@
-"""Operations that are not linear in the parameters that enter them."""
+"""Operations that are not linear in parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jax.extend.core import primitives
 
+from lnb._finding._building import general_neuron, repeated_axes
 from lnb._finding._facts import Facts
-from lnb._finding._values import Nonlinear, Outcome, Parameter, TrackedValue
+from lnb._finding._values import Outcome, Parameter, Stopped, TrackedValue
 from lnb._program import Equation
 
 
 def nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
-    """A value that no neuron is made of; one of parameters alone is remembered as `Nonlinear`."""
+    """A value of parameters and constants alone is a weight that is reparametrised.
+
+    One of parameters and data is the output of a neuron, whose features are its derivative.
+    """
     parameters = [state for state in states if isinstance(state, Parameter)]
-    leaves = frozenset(leaf for state in parameters for leaf in state.leaves)
-    stopped = equation.primitive is primitives.stop_gradient_p
-    if stopped:
-        reason = "its gradient is stopped by `stop_gradient`"
-    elif len(parameters) > 1:
-        reason = f"multiplied with another parameter by `{equation.name}` before either meets data"
-    else:
-        reason = f"enters nonlinearly through `{equation.name}`"
-    if not parameters or not facts.is_inexact(equation.outputs[0]):
+    leaves = tuple(dict.fromkeys(leaf for state in parameters for leaf in state.leaves))
+    if equation.primitive is primitives.stop_gradient_p:
+        return Outcome(Stopped(), reasons=((leaves, "its gradient is stopped by `stop_gradient`"),))
+    if facts.is_alone(equation.inputs, states):
+        return Outcome(states=computed(facts, equation, states, leaves))
+    if not any(facts.is_inexact(value) for value in equation.outputs):
         return Outcome()
-    alone = all(
-        isinstance(state, Parameter) or (state is None and facts.is_constant(value))
-        for value, state in zip(equation.inputs, states, strict=True)
+    if len(equation.outputs) > 1:
+        return Outcome(excluded=((leaves, f"enters nonlinearly through `{equation.name}`"),))
+    return Outcome(completed=(replace(general_neuron(facts, equation, states), is_affine=False),))
+
+
+def computed(
+    facts: Facts, equation: Equation, states: Sequence[TrackedValue], leaves: Sequence[int]
+) -> tuple[TrackedValue, ...]:
+    """The outputs of an operation on parameters and constants alone: each is a weight that these leaves give."""
+    repeated = repeated_axes(facts, equation, states) if len(equation.outputs) == 1 else ()
+    return tuple(
+        facts.reparametrise(value, leaves, repeated) if facts.is_inexact(value) else Stopped()
+        for value in equation.outputs
     )
-    # Nothing is differentiated through a stopped gradient: what comes of it depends on no leaf.
-    state = Nonlinear(frozenset() if stopped else leaves, reason) if alone else None
-    return Outcome(state, reasons=((leaves, reason),))

@@ -20,7 +20,7 @@ from lnb._program import Equation
 
 def negate(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
     """A constant factor of -1."""
-    return Outcome(_times_constant(facts, equation, states[0], -1.0))
+    return Outcome(_times_constant(facts, equation, states, states[0], -1.0))
 
 
 def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
@@ -35,28 +35,37 @@ def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) ->
     state, other = states[position], equation.inputs[1 - position]
     number = facts.number(other)
     if number is not None and number != 0.0:
-        return Outcome(_times_constant(facts, equation, state, 1 / number if divides else number))
+        return Outcome(_times_constant(facts, equation, states, state, 1 / number if divides else number))
     if isinstance(state, PartialNeuron):
         return Outcome(_times_activation(facts, equation, states, state))
     assert isinstance(state, Parameter)
-    kept = prod(facts.shape[equation.outputs[0]]) == prod(state.shape)
+    value = equation.outputs[0]
+    kept = prod(facts.shape[value]) == prod(state.shape)
     if kept and facts.is_constant(other):
         return Outcome(fold_constants(facts, equation, states))
-    if kept and facts.depends_on(other, state.leaves) and prod(facts.shape[other]) == 1 < prod(state.shape):
-        reason = f"divided by a function of itself in `{equation.name}`" if divides else "scaled by its own function"
-        return Outcome(excluded=((state.leaves, reason),))
-    return Outcome(scale(facts, equation, states) or general_neuron(facts, equation, states))
+    if kept and facts.depends_on(other, state.leaves) and prod(facts.shape[other]) < prod(state.shape):
+        if facts.depends_only_on(other, state.leaves):
+            # Spectral normalisation: a weight times a function of itself and of vectors that are kept as data.
+            return Outcome(facts.reparametrise(value, state.leaves, absorbs=True))
+        return Outcome(
+            excluded=((state.leaves, f"scaled by a function of itself and other parameters in `{equation.name}`"),)
+        )
+    return Outcome(scale(facts, equation, states, state))
 
 
-def _times_constant(facts: Facts, equation: Equation, state: TrackedValue, factor: float) -> TrackedValue:
+def _times_constant(
+    facts: Facts, equation: Equation, states: Sequence[TrackedValue], state: TrackedValue, factor: complex
+) -> TrackedValue:
     """Multiply a value by a constant, and so its derivative."""
     value = equation.outputs[0]
     shape = facts.shape[value]
     if isinstance(state, Parameter):
         if state.shape != shape:
-            return state.opaque(value, shape)
+            return fold_constants(facts, equation, states)
         return replace(state, value=value, factor=state.factor * factor)
     assert isinstance(state, PartialNeuron)
+    if isinstance(factor, complex):
+        return None
     return replace(state, value=value, factor=state.factor * factor, shape=shape, last_complete=state.completed())
 
 

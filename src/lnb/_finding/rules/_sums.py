@@ -18,6 +18,7 @@ from lnb._finding._element_ids import ids_along, repeat_alike, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Bias, Outcome, Parameter, PartialNeuron, TrackedValue
 from lnb._finding.rules._constants import fold_constants
+from lnb._finding.rules._linear import linear
 from lnb._program import Equation
 
 
@@ -26,7 +27,10 @@ def add(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Out
     first, second = states
     sign = -1.0 if equation.primitive is primitives.sub_p else 1.0
     if isinstance(first, Parameter) and isinstance(second, Parameter):
-        return Outcome(fold_constants(facts, equation, states))
+        turned = {1.0: first, 1j: second} if second.factor == 1j else {first.factor: first, second.factor: second}
+        pair = turned.keys() == {1.0, 1j} and sign > 0
+        together = pair_of(facts, equation, turned[1.0], replace(turned[1j], factor=1.0)) if pair else None
+        return Outcome(together or fold_constants(facts, equation, states))
     if isinstance(first, PartialNeuron) and isinstance(second, PartialNeuron):
         return Outcome(_join(facts, equation, first, second) if sign > 0 else None)
     if isinstance(first, PartialNeuron) and isinstance(second, Parameter):
@@ -42,7 +46,33 @@ def add(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Out
     assert isinstance(parameter, Parameter)
     if facts.is_constant(other) and prod(facts.shape[equation.outputs[0]]) == prod(parameter.shape):
         return Outcome(_shift(facts, equation, states, parameter, sign if position else 1.0))
+    if facts.shape[equation.outputs[0]] == () and not facts.reparametrised.keys().isdisjoint(parameter.leaves):
+        # A penalty on the weights, which is no function of the data.
+        return Outcome(reasons=((parameter.leaves, "reaches the loss without meeting any data"),))
     return Outcome(completed=(identity_neuron(facts, equation, parameter),))
+
+
+def complex_number(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
+    """A number of its real and its imaginary part."""
+    real, imaginary = states
+    if isinstance(real, Parameter) and isinstance(imaginary, Parameter):
+        pair = pair_of(facts, equation, real, imaginary)
+        return Outcome(pair or fold_constants(facts, equation, states))
+    return linear(facts, equation, states)
+
+
+def pair_of(facts: Facts, equation: Equation, real: Parameter, imaginary: Parameter) -> Parameter | None:
+    """The complex parameter of these parts; None where they are not arrangements of distinct elements."""
+    value, both = equation.outputs[0], (real, imaginary)
+    shape = facts.shape[value]
+    if not all(p.is_weight and p.imaginary is None and p.factor == 1.0 and p.shape == shape for p in both):
+        return None
+    ids = np.concatenate([p.element_ids.ravel() for p in both])
+    leaves = tuple(dict.fromkeys(real.leaves + imaginary.leaves))
+    whole = ids.size == sum(facts.sizes[leaf] for leaf in leaves)
+    if np.unique(ids).size != ids.size:
+        return None
+    return replace(real, value=value, leaves=leaves, shape=shape, whole=whole, imaginary=imaginary.layout)
 
 
 def concatenate(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
@@ -119,8 +149,9 @@ def _as_bias(facts: Facts, shape: tuple[int, ...], neuron: PartialNeuron, parame
     once = prod(shape) == neuron.groups * neuron.outputs * neuron.samples
     if not fits or not once or neuron.factor != 1.0 or parameter.factor != 1.0 or not parameter.is_arrangement:
         return None
+    if any(term.is_complex for term in neuron.terms or ()):
+        return None  # a sample's two rows would need two constant features
     assert neuron.output_ids is not None
-    assert parameter.element_ids is not None
     axes = varying_axes(neuron.output_ids)
     outputs = ids_along(neuron.output_ids, axes)
     elements = ids_along(np.broadcast_to(parameter.element_ids, shape), axes)
