@@ -8,6 +8,7 @@ TABLES = {
     "Dense layers in plain JAX": plain.DENSE,
     "Convolutions in plain JAX": plain.CONVOLUTION,
     "Lookups": plain.LOOKUP,
+    "Experts, of which each sample meets its own": plain.EXPERT,
     "Scales and shifts": plain.SCALE,
     "Parameters added to data, or put in its place": plain.IDENTITY,
     "Networks of several neurons": plain.NETWORKS,

@@ -70,6 +70,24 @@ class Nonlinear:
     reason: str
 
 
+@dataclass(frozen=True)
+class Parting:
+    """How the rows that a weight's feature map reads are parted among the groups.
+
+    Fields:
+        source: the activation that says it.
+        groups: gives the group of each row from it.
+        total: the number of rows.
+        spread, is_sorted: as in `RaggedRead`.
+    """
+
+    source: Value
+    groups: Any
+    total: int
+    spread: int = 1
+    is_sorted: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class WeightTerm:
     """One weight of a neuron in canonical form.
@@ -81,6 +99,7 @@ class WeightTerm:
         inputs: i.
         features, source: the feature map, and the activation that it reads; None for a scale, whose features are
             derived from its equations.
+        parting: how the samples are parted among the groups; None where each group has all of them.
     """
 
     kind: str
@@ -89,6 +108,7 @@ class WeightTerm:
     inputs: int
     features: Any
     source: Value | None
+    parting: Parting | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +139,7 @@ class PartialNeuron:
         factor: the constant that the value is multiplied by.
         last_complete: the neuron as it was when its last parameter joined; None where it still is.
         repeats: how many samples each row stands for: an output of constant features, the same for all data.
+        elements: how many parameter elements it has.
     """
 
     value: Value
@@ -138,6 +159,7 @@ class PartialNeuron:
     factor: float = 1.0
     last_complete: PartialNeuron | None = None
     repeats: int = 1
+    elements: int = 0
 
     def completed(self) -> PartialNeuron:
         """The neuron as it was when its last parameter joined."""

@@ -13,7 +13,7 @@ from lnb._program import Equation
 _Axes = tuple[tuple[int, ...], ...]
 
 
-def _axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes, _Axes]:
+def axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes, _Axes]:
     """(weight's, input's) batch, contracted and free axes."""
     contracting, batch = equation.parameters["dimension_numbers"]
     ranks = [len(facts.shape[value]) for value in equation.inputs]
@@ -25,7 +25,7 @@ def _axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes
 
 def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles:
     """The batch axes of weight and input are g, the free axes of the input n, and those of the weight o."""
-    batch, _, free = _axes(facts, equation, position)
+    batch, _, free = axes(facts, equation, position)
     # The axes of the product: the batch axes, then the free axes of the left operand, then those of the right.
     shape = facts.shape[equation.outputs[0]]
     count, left = len(batch[0]), len(free[position])
@@ -38,7 +38,7 @@ def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles:
 
 def term(facts: Facts, equation: Equation, position: int, parameter: Parameter) -> WeightTerm:
     """The weight W [g, i, o]; the contracted axes are i."""
-    batch, contracted, free = _axes(facts, equation, position)
+    batch, contracted, free = axes(facts, equation, position)
     groups, inputs, outputs = (prod(parameter.shape[a] for a in axes[0]) for axes in (batch, contracted, free))
     features = DenseFeatures(batch[1], free[1], contracted[1], parameter.factor)
     layout = as_matrix(parameter.layout, batch[0] + contracted[0] + free[0], (groups, inputs, outputs))

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from math import prod
 from types import ModuleType
 from typing import Any
 
 from jax.extend.core import primitives
 
-from lnb._finding._building import AxisRoles, canonical_neuron, general_neuron
+from lnb._finding._building import AxisRoles, canonical_neuron, general_neuron, repeats_in_product
 from lnb._finding._element_ids import varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Nonlinear, Outcome, Parameter, PartialNeuron, TrackedValue
-from lnb._finding.rules import _convolution, _dot, _lookup
+from lnb._finding.rules import _convolution, _dot, _lookup, _ragged
 from lnb._finding.rules._constants import fold_constants
 from lnb._finding.rules._nonlinear import nonlinear
-from lnb._program import Equation, is_linear_in
+from lnb._program import Equation, is_linear_in, unlisted
 
-_KINDS: dict[Any, ModuleType] = {
-    primitives.dot_general_p: _dot,
-    primitives.conv_general_dilated_p: _convolution,
-    primitives.gather_p: _lookup,
-    primitives.dynamic_slice_p: _lookup,
-}
-"""The operations in which a weight meets its features: each module has `roles` and `term`."""
+
+@cache
+def _kinds() -> dict[Any, ModuleType]:
+    """The operations in which a weight meets its features: each module has `roles` and `term`."""
+    return {
+        primitives.dot_general_p: _dot,
+        primitives.conv_general_dilated_p: _convolution,
+        primitives.gather_p: _lookup,
+        primitives.dynamic_slice_p: _lookup,
+        unlisted().ragged_dot: _ragged,
+    }
+
 
 _PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
 
@@ -36,13 +43,13 @@ def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
     if neurons:
         if is_linear and all(_is_still_a_weight(equation, neuron) for neuron in neurons):
-            return Outcome(continue_general(facts, equation, states))
+            return Outcome(_ragged.chosen(facts, equation, states) or continue_general(facts, equation, states))
         return Outcome(ends_neurons=True)
     if not is_linear:
         return nonlinear(facts, equation, states)
     begun = _begin(facts, equation, states)
     others = [value for value, state in zip(equation.inputs, states, strict=True) if state is None]
-    may_stay = begun is None or _KINDS[equation.primitive] is _lookup
+    may_stay = begun is None or _kinds()[equation.primitive] is _lookup
     if may_stay and all(facts.is_constant(value) for value in others):
         return Outcome(fold_constants(facts, equation, states))
     return Outcome(begun or general_neuron(facts, equation, states))
@@ -75,13 +82,16 @@ def continue_general(facts: Facts, equation: Equation, states: Sequence[TrackedV
     """A neuron of no canonical form after one more operation that is linear in its parameters."""
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
     roles = _roles(facts, equation, next(k for k, s in enumerate(states) if s is neurons[0]))
-    samples = max(neuron.samples for neuron in neurons)
-    return general_neuron(facts, equation, states, samples * (roles.samples if roles else 1))
+    samples = max(neuron.samples for neuron in neurons) * (roles.samples if roles else 1)
+    if roles and neurons[0].selected:  # each of the matrices that were chosen from has samples of its own
+        matrices = neurons[0].elements * neurons[0].samples // max(1, prod(neurons[0].shape))
+        samples = -(-samples // max(1, matrices))
+    return general_neuron(facts, equation, states, samples)
 
 
 def _roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
     """The roles of the axes of what comes of a weight, the input at `position`; None for other operations."""
-    kind = _KINDS.get(equation.primitive)
+    kind = _kinds().get(equation.primitive)
     return kind.roles(facts, equation, position) if kind else None
 
 
@@ -93,9 +103,13 @@ def _begin(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
         return None
     parameter = states[positions[0]]
     assert isinstance(parameter, Parameter)
-    kind = _KINDS[equation.primitive]
+    kind = _kinds()[equation.primitive]
     selected = kind is _lookup and _lookup.selects(equation, parameter)
-    neuron = replace(general_neuron(facts, equation, states, roles.samples), selected=selected)
+    samples = roles.samples
+    if kind is _dot:
+        contracted = _dot.axes(facts, equation, positions[0])[1][0]
+        samples = max(1, int(samples * repeats_in_product(facts, parameter, contracted)))
+    neuron = replace(general_neuron(facts, equation, states, samples), selected=selected)
     if not parameter.is_weight:
         return neuron
     return canonical_neuron(neuron, kind.term(facts, equation, positions[0], parameter), roles)
