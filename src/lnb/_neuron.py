@@ -31,10 +31,11 @@ class Neuron:
 
     Fields:
         paths: of its parameters in `params`, as JAX prints them.
-        kind: "dense", "convolution", "embedding", "scale", "tied" (a weight used both as W and as W^T), "identity",
-            or "general" (kept as its equations).
+        kind: "dense", "ragged" (dense, with samples that data part among the groups, such as experts), "convolution",
+            "embedding", "scale", "tied" (a weight used both as W and as W^T), "identity", or "general" (kept as its
+            equations).
         groups, inputs, outputs: g, i (without the bias) and o of `Y[g, n, o] = sum_i X[g, n, i] W[g, i, o] + b[g, o]`.
-        samples: n of eq. (11) for the batch that it was found with.
+        samples: n of eq. (11) for the batch that it was found with; of a ragged neuron, the mean over its groups.
         has_bias: whether one of the parameters is b.
         index: its place in `Neurons`.
         leaves: its parameters' places among the leaves of `params`.
@@ -46,6 +47,8 @@ class Neuron:
         bias_leaves: the leaves that are its biases.
         left_out: of the neuron as it was found, the leaves that are trained by something else.
         features: the feature set that it was found with; None where the metric is the identity.
+        side: of a neuron that is kept as its equations, the smaller side of its parameters as a matrix [i(+1), o], o
+            the number of outputs of a sample; None for others.
     """
 
     paths: tuple[str, ...]
@@ -65,6 +68,7 @@ class Neuron:
     bias_leaves: frozenset[int]
     left_out: frozenset[int] = frozenset()
     features: AnyFeatureSet | None = field(default=None, repr=False, compare=False)
+    side: int | None = None
 
     @property
     def name(self) -> str:

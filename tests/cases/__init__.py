@@ -10,6 +10,7 @@ TABLES = {
     "Dense layers in plain JAX": plain.DENSE,
     "Convolutions in plain JAX": plain.CONVOLUTION,
     "Lookups": plain.LOOKUP,
+    "Experts, of which each sample meets its own": plain.EXPERT,
     "Scales and shifts": plain.SCALE,
     "Weights that are computed from parameters": REPARAMETRISED,
     "Complex numbers": COMPLEX,

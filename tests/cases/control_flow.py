@@ -258,9 +258,9 @@ LOOPS = [
         (
             Layer(
                 ("w",),
-                "general",
-                (1, 36, 1),
-                24,
+                "ragged",
+                (4, 3, 3),
+                6,
                 lambda s, p, x: jnp.einsum(
                     "lni,lio->lno", through_layers({"w": p["w"], "b": jnp.zeros((4, 3))}, x), s["w"]
                 ),

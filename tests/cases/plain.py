@@ -261,6 +261,109 @@ LOOKUP = [
     ),
 ]
 
+SIZES = np.array([3, 0, 5, 2])  # of four experts, one of which has no rows, and two rows have no expert
+ROWS, EXPERTS = normal(12, 4), normal(4, 4, 3)
+OWNERS = np.repeat(np.arange(4), SIZES)
+CHOICE, CHOICES = np.array([2, 0, 2, 1, 2, 0]), np.array([[2, 0], [2, 3], [0, 3], [3, 2], [2, 0], [0, 2]])
+
+
+def _mean_of_own(y, experts, samples):
+    """Outputs y[.., o] with weights that make the mean over `samples` a mean over each expert's own."""
+    counts = jnp.zeros(4).at[experts.ravel()].add(1)
+    return y * jnp.sqrt(samples / counts[experts])[..., None]
+
+
+def ragged(name, apply, params, args, owners, samples, layer=None):
+    """A network that is one weight for each expert."""
+
+    def output(s, p, *args):
+        return _mean_of_own((layer or apply)(s, *args), owners, samples)
+
+    return Case(name, apply, params, args, (Layer(("w",), "ragged", (4, 4, 3), samples, output),))
+
+
+def _with_bias(p, x, i):
+    return jnp.einsum("ni,nio->no", x, p["w"][i]) + p["b"][i]
+
+
+EXPERT = [
+    ragged(
+        "`ragged_dot(x, w, group_sizes)`",
+        lambda p, x, sizes: lax.ragged_dot(x, p["w"], sizes),
+        {"w": EXPERTS},
+        (ROWS, SIZES),
+        OWNERS,
+        3,
+        lambda p, x, sizes: jnp.einsum("ni,nio->no", x[:10], p["w"][OWNERS]),
+    ),
+    ragged(
+        "`ragged_dot(x, 0.5 * w.swapaxes(1, 2), group_sizes)`",
+        lambda p, x, sizes: lax.ragged_dot(x, 0.5 * p["w"].swapaxes(1, 2), sizes),
+        {"w": EXPERTS.swapaxes(1, 2)},
+        (ROWS, SIZES),
+        OWNERS,
+        3,
+        lambda p, x, sizes: 0.5 * jnp.einsum("ni,noi->no", x[:10], p["w"][OWNERS]),
+    ),
+    ragged(
+        "`einsum('ni,nio->no', x, w[i])`",
+        lambda p, x, i: jnp.einsum("ni,nio->no", x, p["w"][i]),
+        {"w": EXPERTS},
+        (X, CHOICE),
+        CHOICE,
+        2,
+    ),
+    ragged(
+        "`vmap(lambda x, i: (0.5 * w[i]) @ x)(x, i)`",
+        lambda p, x, i: jax.vmap(lambda x, i: (0.5 * p["w"][i]) @ x)(x, i),
+        {"w": EXPERTS.swapaxes(1, 2)},
+        (X, CHOICE),
+        CHOICE,
+        2,
+    ),
+    ragged(
+        "two experts a token: `einsum('ni,nkio->nko', x, w[i])`",
+        lambda p, x, i: jnp.einsum("ni,nkio->nko", x, p["w"][i]),
+        {"w": EXPERTS},
+        (X, CHOICES),
+        CHOICES,
+        3,
+    ),
+    ragged(
+        "an expert an example: `einsum('nti,nio->nto', x, w[i])`",
+        lambda p, x, i: jnp.einsum("nti,nio->nto", x, p["w"][i]),
+        {"w": EXPERTS},
+        (normal(6, 5, 4), CHOICE),
+        np.broadcast_to(CHOICE[:, None], (6, 5)),
+        8,
+    ),
+    Case(
+        "`einsum('ni,nio->no', x, w[i]) + b[i]`",
+        _with_bias,
+        {"w": EXPERTS, "b": normal(4, 3, seed=1)},
+        (X, CHOICE),
+        (
+            Layer(("b",), "embedding", (1, 4, 3), 6, lambda s, p, x, i: s["b"][i]),
+            Layer(
+                ("w",),
+                "ragged",
+                (4, 4, 3),
+                2,
+                lambda s, p, x, i: _mean_of_own(jnp.einsum("ni,nio->no", x, s["w"][i]), i, 2),
+            ),
+        ),
+    ),
+    one(
+        "experts by a one-hot: `einsum('ne,ni,eio->no', one_hot(i, 4), x, w)`",
+        lambda p, x, i: jnp.einsum("ne,ni,eio->no", jax.nn.one_hot(i, 4), x, p["w"]),
+        {"w": EXPERTS},
+        (X, CHOICE),
+        "dense",
+        (1, 16, 3),
+        6,
+    ),
+]
+
 SCALE = [
     one(
         "`layer_norm(x) * s + t`",

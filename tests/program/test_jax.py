@@ -217,6 +217,29 @@ def test_an_operation_has_the_parameters_that_are_read(function, shapes, names):
     assert names <= program.equations[-1].parameters.keys()
 
 
+def ragged_dot(x, w, sizes):
+    return lax.ragged_dot(x, w, sizes)
+
+
+def test_a_ragged_product_parts_the_rows_of_its_left_operand_among_the_matrices_of_its_right():
+    x, w, sizes = normal(6, 2), normal(3, 2, 4), np.array([3, 0, 2])
+    equation, program = only(ragged_dot, *(jnp.asarray(a, jnp.float32) for a in (x, w)), jnp.asarray(sizes))
+    assert equation.primitive is unlisted().ragged_dot
+    assert equation.inputs == program.inputs
+    assert _jax.ragged_dot_of(equation.parameters) == _jax.RaggedDot(0, 0, ((1,), (1,)))
+    owners = np.repeat(np.arange(3), sizes)
+    expected = np.concatenate([np.einsum("ni,nio->no", x[:5], w[owners]), np.zeros((1, 4))])  # no matrix for the last
+    np.testing.assert_allclose(program.evaluate([x.astype(np.float32), w, sizes])[0][0], expected, rtol=1e-5)
+
+
+def test_a_ragged_product_of_another_mode_is_not_understood_as_one():
+    """Its rows are contracted, as for the gradient of the matrices."""
+    numbers = lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], [])
+    equation, _ = only(lambda x, y, s: lax.ragged_dot_general(x, y, s, numbers), X, X, jnp.asarray([1, 2]))
+    assert equation.primitive is unlisted().ragged_dot
+    assert _jax.ragged_dot_of(equation.parameters) is None
+
+
 def test_a_lookup_has_the_parameters_that_are_read():
     program = program_of(lambda table, i: jnp.take(table, i, axis=0), X, jnp.asarray([0, 2]))
     (equation,) = (e for e in program.equations if e.primitive is primitives.gather_p)

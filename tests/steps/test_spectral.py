@@ -185,3 +185,33 @@ def test_the_operations_of_a_step_are_those_of_its_products():
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 2
     counted = jax.jit(spectral_step).lower(*arrays).compile().cost_analysis()["flops"]
     assert 0.9 * counted < spectral_flops(shape) < counted
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(6, 4), (3, 8), (5, 5)])
+@pytest.mark.parametrize("form", ["masked", "summed"])
+def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(form, inputs, outputs, bias):
+    """Outputs move by as much in the mean, within what the spectral step's polynomial leaves."""
+    random = np.random.default_rng(0)
+    x, target = (jnp.asarray(random.standard_normal((40, size))) for size in (inputs, outputs))
+    params = {"w": jnp.asarray(random.standard_normal((inputs, outputs)))}
+    params |= {"b": jnp.zeros(outputs)} if bias else {}
+    forms = {
+        "plain": lambda w: w,
+        "masked": lambda w: w * np.linspace(1, 1 + 1e-12, w.size).reshape(w.shape),  # no single factor
+        "summed": lambda w: jnp.cumsum(jnp.concatenate([w[:1], jnp.diff(w, axis=0)]), 0),
+    }
+
+    def moved(form):
+        def layer(p):
+            return x @ forms[form](p["w"]) + (p["b"] if bias else 0)
+
+        neurons = lnb.find_neurons(lambda p: jnp.mean((layer(p) - target) ** 2), params)
+        assert [neuron.kind for neuron in neurons] == ["dense" if form == "plain" else "general"]
+        assert neurons[0].samples == 40
+        optimizer = lnb.scale_by_lnb(neurons, solver=lnb.CG(steps=60, ridge=1e-9))
+        _, grads, features = neurons.value_and_grad(params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
+        return float(jnp.sqrt(jnp.mean(layer(updates) ** 2)))
+
+    assert 1 / 1.27 < moved(form) / moved("plain") < 1 / 0.73

@@ -13,6 +13,10 @@ from lnb._features._map import FeatureMap as FeatureMap
 from lnb._features._map import LoopFeatures as LoopFeatures
 from lnb._features._map import RunWeight as RunWeight
 from lnb._features._map import fill_value as fill_value
+from lnb._features._ragged import GroupsOfIndices as GroupsOfIndices
+from lnb._features._ragged import GroupsOfSizes as GroupsOfSizes
+from lnb._features._ragged import GroupsOfSteps as GroupsOfSteps
+from lnb._features._ragged import RaggedRead as RaggedRead
 from lnb._features._tied import TiedFeatureSet as TiedFeatureSet
 
 AnyFeatureSet = FeatureSet | TiedFeatureSet | JacobianFeatures

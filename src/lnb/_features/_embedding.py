@@ -44,7 +44,8 @@ class EmbeddingFeatures(FeatureMap):
         )  # [1, i]
         return frequency * self.factor, frequency * self.factor**2
 
-    def _indices(self, recorded: Array) -> tuple[Array, Array]:
+    def indices(self, recorded: Array) -> tuple[Array, Array]:
+        """The row that each sample reads, and whether it reads one, [n]."""
         indices = (recorded if self.component is None else recorded[..., self.component]).reshape(-1)
         ran = indices != fill_value(indices.dtype)
         if self.clip:
@@ -53,24 +54,24 @@ class EmbeddingFeatures(FeatureMap):
         return jnp.where(inside, indices, 0), inside  # [n]
 
     def matrix(self, recorded: Array) -> Array:
-        indices, inside = self._indices(recorded)
+        indices, inside = self.indices(recorded)
         return jax.nn.one_hot(jnp.where(inside, indices, -1), self.rows)[None] * self.factor  # [1, n, i]
 
     def gram(self, recorded: Array) -> tuple[Array, Array]:
         return gram_of(self.matrix(recorded))
 
     def moments(self, recorded: Array) -> tuple[Array, Array]:
-        indices, inside = self._indices(recorded)
+        indices, inside = self.indices(recorded)
         counts = jnp.zeros(self.rows).at[indices].add(inside.astype(jnp.zeros(()).dtype))
         frequency = (counts / indices.size)[None]  # [1, i]
         return frequency * self.factor, frequency * self.factor**2
 
     def forward(self, recorded: Array, weight: Array) -> Array:
-        indices, inside = self._indices(recorded)
+        indices, inside = self.indices(recorded)
         weight = weight[0] * self.factor
         return jnp.where(inside[:, None], weight[indices], jnp.zeros((), weight.dtype))[None]  # [1, n, o]
 
     def backward(self, recorded: Array, output: Array) -> Array:
-        indices, inside = self._indices(recorded)
+        indices, inside = self.indices(recorded)
         rows = jnp.where(inside[:, None], output[0] * self.factor, jnp.zeros((), output.dtype))
         return jnp.zeros((self.rows, output.shape[2]), output.dtype).at[indices].add(rows)[None]  # [1, i, o]

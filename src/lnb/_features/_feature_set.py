@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lnb._features._map import Arrays, FeatureMap, SampleWeight
+from lnb._features._ragged import RaggedRead
 from lnb._numerics import gram_of
 
 
@@ -46,6 +47,20 @@ class FeatureRead:
     def places(self) -> tuple[int, ...]:
         """The places in `Features.arrays` that this use reads."""
         return self.sources if self.weight is None else (*self.sources, self.weight_source)
+
+    @property
+    def may_be_passed_over(self) -> bool:
+        """Whether a batch may have no samples of this use."""
+        return self.weight is not None
+
+    @property
+    def sample_rank(self) -> int:
+        """How many axes the samples are spread over."""
+        return max(m.sample_rank for m in self.maps)
+
+    def of_samples(self, count: int) -> FeatureRead:
+        """The same use with this number of samples, of which only the sizes are of use."""
+        return replace(self, samples=count)
 
     def reindexed(self, places: Mapping[int, int]) -> FeatureRead:
         """The same use, reading other places."""
@@ -123,7 +138,7 @@ class FeatureSet:
     Packed parameters V are [g, i(+1), o]. n is the total over the uses.
     """
 
-    reads: tuple[FeatureRead, ...]
+    reads: tuple[FeatureRead | RaggedRead, ...]
     groups: int
     inputs: int
     has_bias: bool
@@ -164,7 +179,7 @@ class FeatureSet:
 
     def of_samples(self, count: int) -> FeatureSet:
         """The same features for another number of samples, of which only the sizes are of use."""
-        return replace(self, reads=(replace(self.reads[0], samples=count),))
+        return replace(self, reads=(self.reads[0].of_samples(count),))
 
     def weighted(self, arrays: Arrays, weights: Array, place: int) -> tuple[FeatureSet, list[Array]]:
         """The features with each sample weighted, by arrays to be put at `place` and after."""
@@ -179,7 +194,7 @@ class FeatureSet:
     @property
     def sample_rank(self) -> int:
         """How many axes the samples are spread over: 1 where an example is a sample, more for positions and pixels."""
-        return max(m.sample_rank for read in self.reads for m in read.maps)
+        return max(read.sample_rank for read in self.reads)
 
     def subsample(self, arrays: Arrays, share: float) -> tuple[FeatureSet, Arrays]:
         """The features of at least this share of the samples, every k-th, and the arrays that they are read from."""

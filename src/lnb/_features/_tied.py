@@ -10,6 +10,7 @@ from jax import Array
 
 from lnb._features._feature_set import FeatureRead, FeatureSet
 from lnb._features._map import Arrays
+from lnb._features._ragged import RaggedRead
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TiedFeatureSet:
     groups: int = 1
 
     @property
-    def reads(self) -> tuple[FeatureRead, ...]:
+    def reads(self) -> tuple[FeatureRead | RaggedRead, ...]:
         """The reads of both uses."""
         return self.first.reads + self.second.reads
 

@@ -11,7 +11,7 @@ from jax.extend.core import primitives
 
 from lnb._features import ComplexFeatures
 from lnb._features._layout import Concatenate, Layout, Leaf, Reshape, Slice, Take, Transpose, ravel
-from lnb._finding._element_ids import ElementIds, count_over, varying_axes
+from lnb._finding._element_ids import ElementIds, count_over, ids_along, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Parameter, PartialNeuron, TrackedValue, WeightTerm
 from lnb._program import Equation, Value
@@ -19,9 +19,12 @@ from lnb._program import Equation, Value
 
 @dataclass(frozen=True)
 class AxisRoles:
-    """Which axes of an operation's output count (g, o) and which count n, and how far."""
+    """Which axes of an operation's output count (g, o) and which count n, and how far.
 
-    output_axes: tuple[int, ...]
+    `output_axes` is None where g is not counted by axes.
+    """
+
+    output_axes: tuple[int, ...] | None
     sample_axes: tuple[int, ...]
     groups: int
     outputs: int
@@ -104,19 +107,21 @@ def general_neuron(
         facts: of the program.
         equation: the equation.
         states: of its inputs.
-        samples: n; by default as if each sample used every parameter element once.
+        samples: n; by default as `samples_of` has it.
     """
     value = equation.outputs[0]
     leaves: dict[int, None] = {}
     features: dict[Value, None] = {}
+    elements = 0
     for given, state in zip(equation.inputs, states, strict=True):
         if isinstance(state, (Parameter, PartialNeuron)):
             leaves.update(dict.fromkeys(state.leaves))
             features.update(dict.fromkeys(state.features if isinstance(state, PartialNeuron) else ()))
+            elements += state.elements if isinstance(state, PartialNeuron) else _own_size(facts, state)
         else:
             features[given] = None
     if samples is None:
-        samples = max(1, prod(facts.shape[value]) // max(1, sum(facts.sizes[leaf] for leaf in leaves)))
+        samples = samples_of(facts, equation, states)
     return PartialNeuron(
         value=value,
         leaves=tuple(leaves),
@@ -125,6 +130,7 @@ def general_neuron(
         groups=1,
         outputs=1,
         samples=samples,
+        elements=elements,
         constant=facts.data.isdisjoint(features),
     )
 
@@ -157,14 +163,55 @@ def complex_term(
     return replace(term, layout=layout, inputs=len(parts) * term.inputs, features=features, is_complex=True), outputs
 
 
+def samples_of(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> int:
+    """n of an operation that is linear in its parameters, and has no canonical form.
+
+    Where an operation works element by element, or sets parameters beside data, a parameter element has a sample for
+    each time that it is repeated. Elsewhere the samples are the leading axes that the output shares with the data.
+    """
+    shape = facts.shape[equation.outputs[0]]
+    given = [facts.shape[value] for value in equation.inputs]
+    parameters = [state for state in states if isinstance(state, Parameter)]
+    if all(len(sizes) == len(shape) and _fits(sizes, shape) for sizes in given if sizes):
+        return max(1, prod(shape) // min(_own_size(facts, parameter) for parameter in parameters))
+    repeats = max(prod(parameter.shape) // _own_size(facts, parameter) for parameter in parameters)
+    if repeats > 1 or shape in given:
+        return max(1, repeats)
+    data = [sizes for sizes, state in zip(given, states, strict=True) if state is None]
+    return max((_shared(shape, sizes) for sizes in data), default=1)
+
+
+def _fits(sizes: Sequence[int], shape: Sequence[int]) -> bool:
+    return all(size in (1, length) for size, length in zip(sizes, shape, strict=True))
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The elements of the leading axes that two shapes have in common."""
+    pairs = list(zip(first, second, strict=False))
+    differ = next((k for k, (one, other) in enumerate(pairs) if one != other), len(pairs))
+    return max(1, prod(first[:differ]))
+
+
+def _own_size(facts: Facts, parameter: Parameter) -> int:
+    """How many parameter elements a value is made of; where they are lost, its size before it was repeated."""
+    size = prod(parameter.shape)
+    if parameter.distinct or not size:
+        return max(1, size)
+    ids = parameter.element_ids
+    along = ids_along(ids, varying_axes(ids))
+    return np.unique(ids if along is None else along).size
+
+
 def canonical_neuron(neuron: PartialNeuron, term: WeightTerm, roles: AxisRoles) -> PartialNeuron:
     """Put a neuron's only weight into canonical form."""
-    shape = neuron.shape
+    shape, axes = neuron.shape, roles.output_axes
     return replace(
         neuron,
         terms=(term,),
-        output_ids=count_over([shape[a] for a in roles.output_axes], roles.output_axes, shape),
-        sample_ids=count_over([shape[a] for a in roles.sample_axes], roles.sample_axes, shape),
+        output_ids=None if axes is None else count_over([shape[a] for a in axes], axes, shape),
+        sample_ids=None
+        if axes is None
+        else count_over([shape[a] for a in roles.sample_axes], roles.sample_axes, shape),
         groups=roles.groups,
         outputs=roles.outputs,
         samples=roles.samples,

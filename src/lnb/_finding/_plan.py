@@ -104,6 +104,7 @@ def _neuron(
         leaves: tuple[int, ...] = every,
         whole: bool = True,
         bias_leaves: frozenset[int] = frozenset(),
+        side: int | None = None,
     ) -> Neuron:
         weight, bias, output_bias = packing
         groups, inputs, outputs = sizes
@@ -124,6 +125,7 @@ def _neuron(
             whole=whole,
             bias_leaves=bias_leaves,
             features=features,
+            side=side,
         )
 
     if all(use.is_identity for use in uses) and not reparametrised:
@@ -138,7 +140,8 @@ def _neuron(
         leaves = tuple(leaf for leaf, _ in features.shapes)
         layout = ravel({leaf: facts.sizes[leaf] for leaf in leaves}, (1, features.inputs, 1))
         kind = "reparametrised" if reparametrised else "general"
-        return neuron(kind, (1, features.inputs, 1), features, (layout, None, None), leaves)
+        sizes, side = (1, features.inputs, 1), max(use.side for use in uses)
+        return neuron(kind, sizes, features, (layout, None, None), leaves, side=side)
     straight, transposed = sides
     form = _representative(straight)
     sizes = (form.groups, form.inputs, form.outputs)
@@ -177,10 +180,10 @@ def _sides(forms: Sequence[CanonicalUse], facts: Facts) -> tuple[list[CanonicalU
             biases[side].append(form.bias.read(facts.ids))
     for side, bias in zip(sides, biases, strict=True):
         mixed = 0 < len(bias) < len(side)
-        may_be_passed_over = any(form.read.weight is not None for form in side)
+        may_be_passed_over = any(form.read.may_be_passed_over for form in side)
         if (mixed and may_be_passed_over) or not all(np.array_equal(b, bias[0]) for b in bias):
             return None
-    if sides[1] and any(form.read.weight is not None for form in forms):
+    if sides[1] and any(form.read.may_be_passed_over for form in forms):
         return None
     return sides
 

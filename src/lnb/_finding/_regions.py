@@ -133,6 +133,7 @@ class Region:
             facts=self.facts,
             parameters={k: state for k, state in enumerate(states) if isinstance(state, Parameter)},
             source=lambda index: recorder.index(RegionRecord(self.position, start + index)),
+            derive=recorder.derive,
             steps=steps,
             stacked=stacked,
             ran=recorder.index(RegionRecord(self.position, ran)) if ran >= 0 else -1,

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lnb._features import ComplexFeatures, DenseFeatures, FeatureMap, FeatureRead, LoopFeatures, RunWeight
+from lnb._features import (
+    ComplexFeatures,
+    DenseFeatures,
+    FeatureMap,
+    FeatureRead,
+    GroupsOfSteps,
+    LoopFeatures,
+    RaggedRead,
+    RunWeight,
+)
 from lnb._features._layout import Concatenate, Layout, Steps
 from lnb._finding._element_ids import ids_along, varying_axes
 from lnb._finding._facts import Facts
@@ -40,7 +50,7 @@ class CanonicalUse:
     """
 
     kind: str
-    read: FeatureRead
+    read: FeatureRead | RaggedRead
     weight: Layout
     bias: Layout | None
     groups: int
@@ -73,6 +83,7 @@ class ParameterUse:
         weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over.
         repeats: how many samples each row stands for.
         is_affine: whether `function` is affine in the leaves.
+        side: the smaller side of its weights [i(+1), o], if they are one matrix.
     """
 
     leaves: tuple[int, ...]
@@ -84,6 +95,7 @@ class ParameterUse:
     weight_source: int = -1
     repeats: int = 1
     is_affine: bool = True
+    side: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +154,7 @@ class RegionBoundary:
         facts: of the program around.
         parameters: the parameter outside that each of the region's own leaves is.
         source: the place outside of what the region records at an index.
+        derive: the place outside of what a function computes from what stands at others.
         steps: how often the region runs, for a loop; None for one that runs once.
         stacked: the region's leaves that are another slice of their parameter in each step.
         ran: the place outside of whether the region ran, 1 or 0, for one that may be passed over.
@@ -150,6 +163,7 @@ class RegionBoundary:
     facts: Facts
     parameters: Mapping[int, Parameter]
     source: Callable[[int], int]
+    derive: Callable[[Any, tuple[int, ...]], int]
     steps: int | None = None
     stacked: frozenset[int] = frozenset()
     ran: int = -1
@@ -205,6 +219,7 @@ class RegionBoundary:
             weight_source=self.source(use.weight_source) if use.weight_source >= 0 else self.ran,
             repeats=use.repeats,
             is_affine=use.is_affine,
+            side=use.side * (self.steps or 1) if stacked else use.side,
         )
 
     def _slice(self, parameter: Parameter) -> Slice:
@@ -229,7 +244,9 @@ class RegionBoundary:
             bias_leaves=frozenset(bias_leaves),
         )
 
-    def _lift_read(self, read: FeatureRead, groups: int, stacked: bool) -> FeatureRead:
+    def _lift_read(self, read: FeatureRead | RaggedRead, groups: int, stacked: bool) -> FeatureRead | RaggedRead:
+        if isinstance(read, RaggedRead):
+            return self._lift_ragged(read, stacked)
         maps, weight, weight_source = read.maps, read.weight, self.ran
         if self.steps is not None:
             maps = tuple(LoopFeatures(feature_map, stacked) for feature_map in maps)
@@ -247,6 +264,15 @@ class RegionBoundary:
             weight_source=weight_source,
         )
 
+    def _lift_ragged(self, read: RaggedRead, stacked: bool) -> RaggedRead:
+        """The groups that a region which did not run recorded are none, so that its samples count nothing."""
+        rows, group = (self.source(index) for index in read.sources)
+        if self.steps is None:
+            return replace(read, sources=(rows, group))
+        if stacked:
+            group = self.derive(GroupsOfSteps(read.groups), (group,))
+        return replace(read, sources=(rows, group)).in_loop(self.steps, stacked)
+
 
 def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
     """Make the use of a completed neuron, and add what it reads to the recorder."""
@@ -254,6 +280,7 @@ def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
     program = facts.program
     inputs = tuple(facts.values[leaf] for leaf in neuron.leaves)
     function = OwnFunction(Slice(program, inputs + neuron.features, neuron.value), neuron.leaves, neuron.shape)
+    outputs = max(1, prod(neuron.shape) // neuron.samples)
     return ParameterUse(
         leaves=neuron.leaves,
         function=function,
@@ -263,6 +290,7 @@ def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
         is_identity=neuron.is_identity,
         repeats=neuron.repeats,
         is_affine=neuron.is_affine,
+        side=max(1, min(outputs, neuron.elements // outputs)),
     )
 
 
@@ -271,7 +299,7 @@ def _canonical(
 ) -> CanonicalUse | None:
     terms, bias, recorder = neuron.terms or (), neuron.bias, facts.recorder
     is_complex = any(term.is_complex for term in terms)
-    if not all(term.is_complex == is_complex for term in terms):
+    if not all(term.is_complex == is_complex and not (is_complex and term.parting) for term in terms):
         return None
     maps: list[FeatureMap] = []
     places = []
@@ -295,9 +323,24 @@ def _canonical(
     samples = neuron.samples * neuron.repeats
     repeats = neuron.repeats / 2 if is_complex else neuron.repeats
     sizes = tuple(term.inputs for term in terms)
+    read: FeatureRead | RaggedRead
+    if len(terms) == 1 and (parting := terms[0].parting) is not None:
+        group = recorder.derive(parting.groups, (recorder.index(parting.source),))
+        read = RaggedRead(
+            maps[0],
+            (places[0], group),
+            (terms[0].inputs,),
+            neuron.groups,
+            parting.total * neuron.repeats,
+            parting.spread,
+            parting.is_sorted,
+            neuron.repeats,
+        )
+    else:
+        read = FeatureRead(tuple(maps), tuple(places), sizes, samples, bias is not None, repeats=repeats)
     return CanonicalUse(
         kind=kinds.pop() if len(kinds) == 1 else "dense",
-        read=FeatureRead(tuple(maps), tuple(places), sizes, samples, bias is not None, repeats=repeats),
+        read=read,
         weight=layouts[0] if len(layouts) == 1 else Concatenate(layouts, 1),
         bias=bias.layout if bias else None,
         groups=neuron.groups,

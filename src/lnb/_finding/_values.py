@@ -112,6 +112,24 @@ class Reparametrised:
     roots: frozenset[int]
 
 
+@dataclass(frozen=True)
+class Parting:
+    """How the rows that a weight's feature map reads are parted among the groups.
+
+    Fields:
+        source: the activation that says it.
+        groups: gives the group of each row from it.
+        total: the number of rows.
+        spread, is_sorted: as in `RaggedRead`.
+    """
+
+    source: Value
+    groups: Any
+    total: int
+    spread: int = 1
+    is_sorted: bool = False
+
+
 @dataclass(frozen=True, eq=False)
 class WeightTerm:
     """One weight of a neuron in canonical form.
@@ -124,6 +142,7 @@ class WeightTerm:
         features, source: the feature map, and the activation that it reads; None for a scale, whose features are
             derived from its equations.
         is_complex: whether its features are those of `ComplexFeatures`.
+        parting: how the samples are parted among the groups; None where each group has all of them.
     """
 
     kind: str
@@ -133,6 +152,7 @@ class WeightTerm:
     features: Any
     source: Value | None
     is_complex: bool = False
+    parting: Parting | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +184,7 @@ class PartialNeuron:
         last_complete: the neuron as it was when its last parameter joined; None where it still is.
         repeats: how many samples each row stands for: an output of constant features, the same for all data.
         is_affine: whether the value is affine in the parameters; if not, its derivative at their present values counts.
+        elements: how many parameter elements it has.
     """
 
     value: Value
@@ -184,6 +205,7 @@ class PartialNeuron:
     last_complete: PartialNeuron | None = None
     repeats: int = 1
     is_affine: bool = True
+    elements: int = 0
 
     def completed(self) -> PartialNeuron:
         """The neuron as it was when its last parameter joined."""

@@ -147,6 +147,36 @@ def shard_map_of(parameters: Parameters) -> ShardMap:
 
 
 @dataclass(frozen=True)
+class RaggedDot:
+    """A product in which each row of the left operand meets one of the right operand's matrices.
+
+    Fields:
+        rows: the left operand's axis whose rows are parted, in order, among the groups.
+        groups: the right operand's axis of groups.
+        contracted: the axes summed over, of the left and of the right operand.
+    """
+
+    rows: int
+    groups: int
+    contracted: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def ragged_dot_of(parameters: Parameters) -> RaggedDot | None:
+    """The axes of a ragged product; None for one of another mode, or with batch axes, or with an offset of its groups.
+
+    Its operands are the left one, the right one and the sizes of the groups. The product has the left operand's free
+    axes first, then the right one's.
+    """
+    numbers = parameters["ragged_dot_dimension_numbers"]
+    contracted, batch = numbers.dot_dimension_numbers
+    rows, groups = tuple(numbers.lhs_ragged_dimensions), tuple(numbers.rhs_group_dimensions)
+    parts_rows = len(rows) == len(groups) == 1 and rows[0] not in contracted[0]
+    if not parts_rows or any(map(len, batch)) or parameters["group_offset"] is not None:
+        return None
+    return RaggedDot(rows[0], groups[0], (tuple(contracted[0]), tuple(contracted[1])))
+
+
+@dataclass(frozen=True)
 class Unlisted:
     """Operations that some supported version of JAX does not export; None for one that its example does not hold.
 
@@ -156,6 +186,7 @@ class Unlisted:
         shard_map: of `jax.shard_map`.
         split: of `jnp.split`.
         vary: the mark of a value that all devices of a map share, where it meets one that they do not.
+        ragged_dot: of `jax.lax.ragged_dot`.
     """
 
     checkpoint: Any
@@ -163,6 +194,7 @@ class Unlisted:
     shard_map: Any
     split: Any
     vary: Any
+    ragged_dot: Any
 
 
 @cache
@@ -187,6 +219,7 @@ def _unlisted() -> Unlisted:
         shard_map=_primitive(mapped),
         split=_primitive(_example(lambda x: jax.lax.split(x, (1,)))),
         vary=_primitive(inside[0] if inside else None),
+        ragged_dot=_primitive(_example(lambda x: jax.lax.ragged_dot(x[None], x[None, None], jnp.ones(1, jnp.int32)))),
     )
 
 
@@ -197,9 +230,9 @@ def _over_devices(x: Any) -> Any:
 
 
 def _example(function: Callable[[Any], Any]) -> Any:
-    """The first equation that a function of one number traces to; None where this JAX refuses it."""
+    """The last equation that a function of one number traces to; None where this JAX refuses it."""
     try:
-        return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1,), jnp.float32)).jaxpr.eqns[0]
+        return jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1,), jnp.float32)).jaxpr.eqns[-1]
     except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
         return None
 

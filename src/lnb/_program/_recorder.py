@@ -17,7 +17,7 @@ class RegionRecord:
     index: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DerivedRecord:
     """An array computed from recorded ones."""
 
@@ -36,13 +36,12 @@ class Recorder:
     entries: list[Value | RegionRecord | DerivedRecord] = field(default_factory=list)
     regions: dict[int, RegionRule] = field(default_factory=dict)
 
-    def index(self, entry: Value | RegionRecord) -> int:
+    def index(self, entry: Value | RegionRecord | DerivedRecord) -> int:
         """The place of this entry among those recorded; it is added when it is new."""
         if entry not in self.entries:
             self.entries.append(entry)
         return self.entries.index(entry)
 
     def derive(self, function: Callable[[Sequence[Any]], Any], sources: tuple[int, ...]) -> int:
-        """The place of a new array, computed from those recorded at `sources`."""
-        self.entries.append(DerivedRecord(function, sources))
-        return len(self.entries) - 1
+        """The place of the array that this function computes from those recorded at `sources`."""
+        return self.index(DerivedRecord(function, sources))

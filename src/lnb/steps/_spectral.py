@@ -46,8 +46,8 @@ class Spectral(StepRule):
 
     The learning rate is that distance, about 0.02 to 0.05. Unlike `lnb.Norm`, every neuron takes a step of its own
     length. A neuron takes theta sqrt(s / z), of the same mean squared length, where the spectral step would cost more
-    than a quarter of its forward and backward pass; s is the smaller side of its weights [i(+1), o]. So do scales and
-    parameters without a neuron.
+    than a quarter of its forward and backward pass; s is the smaller side of its weights [i(+1), o]. So do scales,
+    parameters without a neuron, and neurons that are kept as their equations, with `Neuron.side` for s.
 
     Source: Carlson et al. (2015), Preconditioned spectral descent; Jordan et al. (2024), Muon.
 
@@ -64,7 +64,7 @@ class Spectral(StepRule):
             return spectral_step(direction, gradient, neuron.has_bias)
         # The channels of a scale are groups of one output each. They have one length together.
         length = squared_norm.sum(keepdims=True) if min(rows, outputs) == 1 else squared_norm
-        return norm_step(direction, length, neuron.has_bias), squared_norm
+        return norm_step(direction, length, neuron.has_bias, neuron.side), squared_norm
 
     def per_leaf(self, gradient: Array) -> Array:
         """`norm_step` of the gradient as a table [.., o]; a vector is a table of one column.
@@ -156,19 +156,20 @@ def _inverse_root(matrix: Array) -> tuple[Array, Array]:
 _einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
-def norm_step(direction: Array, squared_norm: Array, bias: bool = False) -> Array:
+def norm_step(direction: Array, squared_norm: Array, bias: bool = False, side: int | None = None) -> Array:
     """Compute theta sqrt(s / z) of each group, s the smaller side: as long as `spectral_step` in the mean.
 
     Args:
         direction: theta [g, i(+1), o].
         squared_norm: z = theta . g [g]; or their sum [1], with which all groups together have that length.
         bias: whether the last row is a bias, which is then kept apart from the weights (docs/notes.md).
+        side: s, where the direction is not laid out as [i, o].
 
     >>> direction = jnp.diag(jnp.array([3.0, 4.0]))[None]
     >>> round(float(jnp.sum(norm_step(direction, inner(direction, direction)) ** 2)), 5)
     2.0
     """
-    factor = _reciprocal_root(min(direction.shape[1:]) ** 0.5, squared_norm)[:, None, None]
+    factor = _reciprocal_root((side or min(direction.shape[1:])) ** 0.5, squared_norm)[:, None, None]
     return jnp.concatenate([rows * factor for rows in split_bias(direction, bias)], axis=1)
 
 

@@ -14,7 +14,7 @@ from lnb._program import Equation
 _Axes = tuple[tuple[int, ...], ...]
 
 
-def _axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes, _Axes]:
+def axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes, _Axes]:
     """(weight's, input's) batch, contracted and free axes."""
     contracting, batch = equation.parameters["dimension_numbers"]
     ranks = [len(facts.shape[value]) for value in equation.inputs]
@@ -30,7 +30,7 @@ def shared_axes(facts: Facts, equation: Equation, position: int) -> tuple[int, .
     if not isinstance(state, Parameter):
         return ()
     varying = varying_axes(state.element_ids)
-    return tuple(a for a in _axes(facts, equation, position)[0][0] if a not in varying and state.shape[a] > 1)
+    return tuple(a for a in axes(facts, equation, position)[0][0] if a not in varying and state.shape[a] > 1)
 
 
 def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles:
@@ -38,7 +38,7 @@ def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles:
 
     Batch axes along which the weight repeats are n too.
     """
-    batch, _, free = _axes(facts, equation, position)
+    batch, _, free = axes(facts, equation, position)
     # The axes of the product: the batch axes, then the free axes of the left operand, then those of the right.
     shape = facts.shape[equation.outputs[0]]
     count, left = len(batch[0]), len(free[position])
@@ -52,7 +52,7 @@ def roles(facts: Facts, equation: Equation, position: int) -> AxisRoles:
 
 def term(facts: Facts, equation: Equation, position: int, parameter: Parameter) -> WeightTerm:
     """The weight W [g, i, o]; the contracted axes are i."""
-    batch, contracted, free = _axes(facts, equation, position)
+    batch, contracted, free = axes(facts, equation, position)
     groups, inputs, outputs = (prod(parameter.shape[a] for a in axes[0]) for axes in (batch, contracted, free))
     shared = shared_axes(facts, equation, position)
     of_samples = tuple(other for axis, other in zip(*batch, strict=True) if axis in shared)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -13,18 +15,23 @@ from lnb._finding._building import AxisRoles, as_weight, canonical_neuron, compl
 from lnb._finding._element_ids import varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, PartialNeuron, Stopped, TrackedValue
-from lnb._finding.rules import _convolution, _dot, _lookup
+from lnb._finding.rules import _convolution, _dot, _lookup, _ragged
 from lnb._finding.rules._constants import fold_constants
 from lnb._finding.rules._nonlinear import computed, nonlinear
-from lnb._program import Equation, is_linear_in
+from lnb._program import Equation, is_linear_in, unlisted
 
-_KINDS: dict[Any, ModuleType] = {
-    primitives.dot_general_p: _dot,
-    primitives.conv_general_dilated_p: _convolution,
-    primitives.gather_p: _lookup,
-    primitives.dynamic_slice_p: _lookup,
-}
-"""The operations in which a weight meets its features: each module has `roles` and `term`."""
+
+@cache
+def _kinds() -> dict[Any, ModuleType]:
+    """The operations in which a weight meets its features: each module has `roles` and `term`."""
+    return {
+        primitives.dot_general_p: _dot,
+        primitives.conv_general_dilated_p: _convolution,
+        primitives.gather_p: _lookup,
+        primitives.dynamic_slice_p: _lookup,
+        unlisted().ragged_dot: _ragged,
+    }
+
 
 _PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)
 
@@ -36,11 +43,11 @@ def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
     if neurons:
         if is_linear and all(_is_still_a_weight(equation, neuron) for neuron in neurons):
-            return Outcome(continue_general(facts, equation, states))
+            return Outcome(_ragged.chosen(facts, equation, states) or continue_general(facts, equation, states))
         return Outcome(ends_neurons=True)
     if not is_linear:
         return nonlinear(facts, equation, states)
-    kind = _KINDS.get(equation.primitive)
+    kind = _kinds().get(equation.primitive)
     roles = _roles(facts, equation, dependent[0]) if len(dependent) == 1 else None
     if (roles is None or kind is _lookup) and facts.is_alone(equation.inputs, states):
         folded = fold_constants(facts, equation, states)
@@ -68,13 +75,16 @@ def continue_general(facts: Facts, equation: Equation, states: Sequence[TrackedV
     """A neuron of no canonical form after one more operation that is linear in its parameters."""
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
     roles = _roles(facts, equation, next(k for k, s in enumerate(states) if s is neurons[0]))
-    samples = max(neuron.samples for neuron in neurons)
-    return general_neuron(facts, equation, states, samples * (roles.samples if roles else 1))
+    samples = max(neuron.samples for neuron in neurons) * (roles.samples if roles else 1)
+    if roles and neurons[0].selected:  # each of the matrices that were chosen from has samples of its own
+        matrices = neurons[0].elements * neurons[0].samples // max(1, prod(neurons[0].shape))
+        samples = -(-samples // max(1, matrices))
+    return general_neuron(facts, equation, states, samples)
 
 
 def _roles(facts: Facts, equation: Equation, position: int) -> AxisRoles | None:
     """The roles of the axes of what comes of a weight, the input at `position`; None for other operations."""
-    kind = _KINDS.get(equation.primitive)
+    kind = _kinds().get(equation.primitive)
     return kind.roles(facts, equation, position) if kind else None
 
 
@@ -84,7 +94,7 @@ def _begin(
     """The neuron that begins where one parameter, the input at `position`, is multiplied, convolved or looked up."""
     parameter = states[position]
     assert isinstance(parameter, Parameter)
-    kind = _KINDS[equation.primitive]
+    kind = _kinds()[equation.primitive]
     selected = kind is _lookup and _lookup.selects(equation, parameter)
     shared = _dot.shared_axes(facts, equation, position) if kind is _dot else ()
     parameter = as_weight(facts, parameter, shared)
