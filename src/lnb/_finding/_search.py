@@ -117,11 +117,7 @@ class _Search:
             return
         completed = enter(Region(self._facts, position, equation, states, self._found, search))
         if completed is None:
-            reason = f"used inside a `{equation.name}`, whose steps cannot be recorded"
-            if equation.primitive is primitives.while_p:  # it has no reverse derivative of its own
-                self._note(Outcome(reasons=_reasons(states, reason)))
-            else:
-                self._pass_over(equation, reason)
+            self._pass_over(equation, f"used inside a `{equation.name}`, whose steps cannot be recorded")
             return
         self._completed += [neuron.completed() for neuron in completed]
         for value in equation.outputs:

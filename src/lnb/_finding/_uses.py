@@ -7,7 +7,7 @@ parameter leaves and of what the whole program records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -70,8 +70,10 @@ class ParameterUse:
         samples: n, `repeats` times the rows of `function`.
         canonical: its canonical form; None where it is kept as its equations.
         is_identity: its parameters are only added to data or set beside it.
-        weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over.
+        weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over; of how many
+            iterations each row stands for, in a loop of unknown length.
         repeats: how many samples each row stands for.
+        is_sampled: its samples are those of some iterations of a loop.
     """
 
     leaves: tuple[int, ...]
@@ -82,6 +84,7 @@ class ParameterUse:
     is_identity: bool
     weight_source: int = -1
     repeats: int = 1
+    is_sampled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,8 @@ class RegionFunction:
         parameters: how each of these leaves comes from the leaves outside: their numbers, and the equations.
         steps: how often the region runs, for a loop; None for one that runs once.
         stacked: the region's leaves that are another slice of their parameter in each step.
-        may_be_passed_over: whether the last feature says if it ran, 1 or 0.
+        may_be_passed_over: whether the last feature says if it ran, 1 or 0, or of a loop, how many of its iterations
+            each step stands for: the output is then multiplied by the root, so that J^T J has this weight.
     """
 
     inside: AffineFunction
@@ -118,8 +122,10 @@ class RegionFunction:
     def __call__(self, leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
         if not self.may_be_passed_over:
             return self._output(leaves, list(features))
-        output = self._output(leaves, list(features[:-1]))
-        return output * features[-1].astype(output.dtype)
+        output, weight = self._output(leaves, list(features[:-1])), features[-1]
+        if self.steps is not None:
+            weight = jnp.sqrt(weight).reshape(-1, *[1] * (output.ndim - 1))  # [step, ...]
+        return output * weight.astype(output.dtype)
 
     def _output(self, leaves: Mapping[int, Any], features: list[Any]) -> Any:
         own = {k: part([leaves[leaf] for leaf in outside]) for k, (outside, part) in self.parameters.items()}
@@ -142,7 +148,9 @@ class RegionBoundary:
         source: the place outside of what the region records at an index.
         steps: how often the region runs, for a loop; None for one that runs once.
         stacked: the region's leaves that are another slice of their parameter in each step.
-        ran: the place outside of whether the region ran, 1 or 0, for one that may be passed over.
+        ran: the place outside of whether the region ran, 1 or 0, for one that may be passed over; for a loop of which
+            some steps are recorded, of how many each stands for.
+        weights: where the region records the weights that uses have inside, times its own.
     """
 
     facts: Facts
@@ -151,6 +159,12 @@ class RegionBoundary:
     steps: int | None = None
     stacked: frozenset[int] = frozenset()
     ran: int = -1
+    weights: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only some steps of the loop are recorded."""
+        return self.steps is not None and self.ran >= 0
 
     def lift(self, use: ParameterUse) -> ParameterUse:
         """The use outside of the region."""
@@ -177,9 +191,14 @@ class RegionBoundary:
             samples=samples,
             canonical=canonical,
             is_identity=use.is_identity and all(parameter.is_arrangement for parameter in parameters.values()),
-            weight_source=self.source(use.weight_source) if use.weight_source >= 0 else self.ran,
+            weight_source=self._weight_source(use.weight_source),
             repeats=use.repeats,
+            is_sampled=use.is_sampled or self.is_sampled,
         )
+
+    def _weight_source(self, inside: int) -> int:
+        """The place outside of the weight that a use has at this place inside, -1 for none."""
+        return self.source(self.weights.get(inside, inside)) if inside >= 0 else self.ran
 
     def _slice(self, parameter: Parameter) -> Slice:
         program = self.facts.program
@@ -204,21 +223,19 @@ class RegionBoundary:
         )
 
     def _lift_read(self, read: FeatureRead, groups: int, stacked: bool) -> FeatureRead:
-        maps, weight, weight_source = read.maps, read.weight, self.ran
-        if self.steps is not None:
-            maps = tuple(LoopFeatures(feature_map, stacked) for feature_map in maps)
-        if weight is not None:
-            weight = LoopFeatures(weight, stacked) if self.steps is not None else weight
-            weight_source = self.source(read.weight_source)
-        elif self.ran >= 0:
+        maps, weight = read.maps, read.weight
+        if weight is None and self.ran >= 0:
             weight = RunWeight(groups, read.samples // read.repeats)
+        if self.steps is not None:
+            maps = tuple(LoopFeatures(feature_map, stacked, self.is_sampled) for feature_map in maps)
+            weight = None if weight is None else LoopFeatures(weight, stacked, self.is_sampled)
         return replace(
             read,
             maps=maps,
             sources=tuple(self.source(index) for index in read.sources),
             samples=read.samples * (1 if stacked else self.steps or 1),
             weight=weight,
-            weight_source=weight_source,
+            weight_source=-1 if weight is None else self._weight_source(read.weight_source),
         )
 
 
