@@ -16,6 +16,24 @@ def standardised(weight):
     return (weight - weight.mean(0)) / weight.std(0)
 
 
+def scanned(weight, x):
+    """A loop that starts from a function of the weight."""
+    return x + jax.lax.scan(lambda h, _: (jnp.sin(h), None), jnp.tanh(weight), length=2)[0].sum()
+
+
+@jax.custom_vjp
+def looped(weight, x):
+    """The same in a loop of unknown length."""
+    start = (jnp.tanh(weight), 0)
+    return x + jax.lax.while_loop(lambda c: c[1] < 2, lambda c: (jnp.sin(c[0]), c[1] + 1), start)[0].sum()
+
+
+looped.defvjp(
+    lambda weight, x: (looped(weight, x), (weight, x)),
+    lambda saved, g: jax.vjp(scanned, *saved)[1](g),
+)
+
+
 def missing(name, apply, params, reasons, layers=(), args=(X,)):
     """A case whose parameters are not covered for these reasons."""
     return Case(name, apply, params, args, layers, {f"['{key}']": reason for key, reason in reasons.items()})
@@ -82,7 +100,28 @@ UNCOVERED = [
             x @ p["w"] + jax.lax.stop_gradient(jax.lax.while_loop(lambda h: h.sum() < 0, lambda h: h @ p["v"], x))
         ),
         {"v": V, "w": W},
-        {"v": "used inside a `while`, whose steps cannot be recorded"},
+        {"v": "used inside a `while`, which has no reverse derivative"},
+        (OTHER,),
+    ),
+    missing(
+        "`tanh(v)` as the start of a `scan`, and `x @ v`",
+        lambda p, x: jnp.sin(x @ p["w"]) + scanned(p["v"], x) + jnp.sin(x @ p["v"]),
+        {"v": V, "w": W},
+        {"v": "enters nonlinearly through `tanh`"},
+        (OTHER,),
+    ),
+    missing(
+        "`tanh(v)` as the start of a `while`, and `x @ v`",
+        lambda p, x: jnp.sin(x @ p["w"]) + looped(p["v"], x) + jnp.sin(x @ p["v"]),
+        {"v": V, "w": W},
+        {"v": "enters nonlinearly through `tanh`"},
+        (OTHER,),
+    ),
+    missing(
+        "`maximum(v, x)` and `x @ v`",
+        lambda p, x: jnp.sin(x @ p["w"]) + jnp.maximum(p["v"][0], x) + jnp.sin(x @ p["v"]),
+        {"v": V, "w": W},
+        {"v": "enters nonlinearly through `max`"},
         (OTHER,),
     ),
     missing(

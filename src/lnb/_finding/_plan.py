@@ -198,7 +198,9 @@ def _jacobian(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int,
     every = dict.fromkeys(leaf for use in uses for leaf in use.leaves)
     held = {leaf: facts.shapes[leaf] for leaf in every if leaf in excluded}
     reads = [
-        JacobianRead(_Held(use.function, held), use.sources, use.samples, use.weight_source, use.repeats, use.is_sampled)
+        JacobianRead(
+            _Held(use.function, held), use.sources, use.samples, use.weight_source, use.repeats, use.is_sampled
+        )
         for use in uses
     ]
     shapes = tuple((leaf, facts.shapes[leaf]) for leaf in every if leaf not in excluded)

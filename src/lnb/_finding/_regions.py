@@ -71,9 +71,7 @@ class Region:
     found: Found
     search: Inside
 
-    def search_inside(
-        self, program: Program, states: Sequence[TrackedValue], own_derivative: bool = False
-    ) -> Found:
+    def search_inside(self, program: Program, states: Sequence[TrackedValue], own_derivative: bool = False) -> Found:
         """Search a program of the region; its leaves are numbered as the inputs that parameters come in by."""
         shapes = {}
         for k, state in enumerate(states):
@@ -243,12 +241,12 @@ def _while(region: Region) -> Completed:
     completed = _carried(region, states[start:])
     inner = [*states[first:start], *[None] * len(states[start:])]
     inside = region.search_inside(program, inner)
+    if not inside.uses:
+        return completed
     count = len(inside.recorder.entries)
     weighted = sorted({use.weight_source for use in inside.uses if use.weight_source >= 0})
     weights = {source: count + 1 + k for k, source in enumerate(weighted)}
     region.lift(inside, inner, steps=SLOTS, ran=count, weights=weights)
-    if not inside.uses:
-        return completed
 
     def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         consts, begin = inputs[first:start], list(inputs[start:])

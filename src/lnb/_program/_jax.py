@@ -144,9 +144,7 @@ def while_of(parameters: Parameters, inputs: Sequence[Any], outputs: Sequence[An
     counts = [len(program.in_avals) - len(outputs) for program in (condition, body)]
     shapes = [_signature_of(aval) for aval in inputs]
     expected = [
-        aval
-        for avals in (condition.in_avals[: counts[0]], body.in_avals)
-        for aval in map(_signature_of, avals)
+        aval for avals in (condition.in_avals[: counts[0]], body.in_avals) for aval in map(_signature_of, avals)
     ]
     if min(counts) < 0 or shapes != expected:
         raise NotUnderstoodError("its operands are not constants and carried values, in this order")

@@ -30,4 +30,6 @@ def nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) 
     )
     # Nothing is differentiated through a stopped gradient: what comes of it depends on no leaf.
     state = Nonlinear(frozenset() if stopped else leaves, reason) if alone else None
-    return Outcome(state, reasons=((leaves, reason),))
+    if alone or stopped:
+        return Outcome(state, reasons=((leaves, reason),))
+    return Outcome(excluded=((leaves, reason),))
