@@ -262,7 +262,7 @@ def _while(region: Region) -> Completed:
             slots = [keep(own, array, iteration) for own, array in zip(slots, recorded, strict=True)]
             return iteration + 1, results, slots
 
-        slots = [jnp.full((SLOTS, *s.shape), fill_value(s.dtype), s.dtype) for s in shapes]
+        slots = [lax.full_like(s, fill_value(s.dtype), shape=(SLOTS, *s.shape)) for s in shapes]
         ran, last, slots = lax.while_loop(goes_on, iterate, (jnp.zeros((), jnp.int32), begin, slots))
         each = slot_weights(ran)  # [slot]
         products = [slots[k] * each.reshape(-1, *[1] * (slots[k].ndim - 1)) for k in weighted]
