@@ -90,6 +90,36 @@ def test_a_deep_equilibrium_model_has_the_directions_of_the_unrolled_one(x64, so
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), ours, theirs)
 
 
+def by_root(params, x):
+    """The fixed point, with the derivative that `custom_root` gives it."""
+
+    def residual(z):
+        return cell(params, z, x) - z
+
+    def solve(_, start):
+        return jax.lax.while_loop(lambda c: c[1] < 8, lambda c: (cell(params, c[0], x), c[1] + 1), (start, 0))[0]
+
+    def tangent_solve(linear, y):
+        matrix = jax.jacobian(linear)(jnp.zeros_like(y)).reshape(y.size, y.size)
+        return jnp.linalg.solve(matrix, y.ravel()).reshape(y.shape)
+
+    return jax.lax.custom_root(residual, jnp.zeros((len(x), 3)), solve, tangent_solve)
+
+
+@pytest.mark.filterwarnings("ignore:The neurons cover")
+def test_a_root_is_covered_by_its_iterations_or_listed(x64):
+    """Before JAX 0.11 it is a call with a derivative of its own; later it hides its program."""
+    params, x = jax.tree.map(jnp.asarray, (PARAMS, X))
+    neurons = lnb.find_neurons(loss_of(by_root), params, x)
+    features = neurons.value_and_grad(params, x)[2]
+    found = [neuron for neuron in neurons if "['w']" in neuron.paths]
+    if "custom_jvp_call" in str(jax.make_jaxpr(by_root)(params, jnp.ones((4, 3)))):
+        np.testing.assert_allclose(found[0].gram(features)[0], gram_of(states_of(params, x)), rtol=1e-9)
+    else:
+        assert not found
+        assert {"['w']", "['b']"} <= dict(neurons.uncovered).keys()
+
+
 def field(params, y):
     return jnp.tanh(y @ params["w"] + params["b"])
 
