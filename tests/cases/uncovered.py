@@ -125,6 +125,13 @@ UNCOVERED = [
         (OTHER,),
     ),
     missing(
+        "`x @ v + x + b` and `maximum(v, x)`",
+        lambda p, x: jnp.tanh(x @ p["v"] + jnp.sin(x) + p["b"]) + jnp.maximum(p["v"][0], x),
+        {"v": V, "b": G},
+        {"v": "enters nonlinearly through `max`"},
+        (Layer(("b",), "general", (1, 3, 1), 6, lambda s, p, x: jnp.broadcast_to(s["b"], (6, 3))),),
+    ),
+    missing(
         "never used",
         lambda p, x: x @ p["w"],
         {"v": V, "w": W},

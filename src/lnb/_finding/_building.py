@@ -40,10 +40,12 @@ def general_neuron(
     value = equation.outputs[0]
     leaves: dict[int, None] = {}
     features: dict[Value, None] = {}
+    addends: dict[Value, None] = {}
     for given, state in zip(equation.inputs, states, strict=True):
         if isinstance(state, (Parameter, PartialNeuron)):
             leaves.update(dict.fromkeys(state.leaves))
             features.update(dict.fromkeys(state.features if isinstance(state, PartialNeuron) else ()))
+            addends.update(dict.fromkeys(state.addends if isinstance(state, PartialNeuron) else ()))
         else:
             features[given] = None
     if samples is None:
@@ -57,6 +59,7 @@ def general_neuron(
         outputs=1,
         samples=samples,
         constant=facts.data.isdisjoint(features),
+        addends=tuple(value for value in addends if value not in features),
     )
 
 

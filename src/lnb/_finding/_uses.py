@@ -244,7 +244,8 @@ def finish(facts: Facts, neuron: PartialNeuron, recorder: Recorder) -> Parameter
     sources = tuple(recorder.index(value) for value in neuron.features)
     program = facts.program
     inputs = tuple(program.inputs[leaf] for leaf in neuron.leaves)
-    function = OwnFunction(Slice(program, inputs + neuron.features, neuron.value), neuron.leaves, neuron.shape)
+    equations = Slice(program, inputs + neuron.features, neuron.value, neuron.addends)
+    function = OwnFunction(equations, neuron.leaves, neuron.shape)
     return ParameterUse(
         leaves=neuron.leaves,
         function=function,

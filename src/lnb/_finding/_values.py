@@ -119,6 +119,7 @@ class PartialNeuron:
         factor: the constant that the value is multiplied by.
         last_complete: the neuron as it was when its last parameter joined; None where it still is.
         repeats: how many samples each row stands for: an output of constant features, the same for all data.
+        addends: the activations that were added to its value: they change no derivative in the leaves.
     """
 
     value: Value
@@ -138,6 +139,7 @@ class PartialNeuron:
     factor: float = 1.0
     last_complete: PartialNeuron | None = None
     repeats: int = 1
+    addends: tuple[Value, ...] = ()
 
     def completed(self) -> PartialNeuron:
         """The neuron as it was when its last parameter joined."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax.numpy as jnp
+
 from lnb._program import _jax
 from lnb._program._equation import Equation, Value
 from lnb._program._program import Program
@@ -14,16 +16,17 @@ from lnb._program._program import Program
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """The equations of a program that compute `output` from `inputs` and from constants."""
+    """The equations of a program that compute `output` from `inputs` and constants, with zeros for `addends`."""
 
     program: Program
     inputs: tuple[Value, ...]
     output: Value
+    addends: tuple[Value, ...] = ()
 
     @cached_property
     def equations(self) -> list[Equation]:
         """In the order of the program."""
-        wanted, stops, positions = [self.output], set(self.inputs), set()
+        wanted, stops, positions = [self.output], {*self.inputs, *self.addends}, set()
         while wanted:
             value = self.program.origin(wanted.pop())
             position = self.program.makers.get(value)
@@ -35,6 +38,8 @@ class Slice:
     def __call__(self, arrays: Sequence[Any]) -> Any:
         """The output for these inputs."""
         environment = dict(self.program.constants)
+        avals = self.program.avals
+        environment.update((value, jnp.zeros(avals[value].shape, avals[value].dtype)) for value in self.addends)
         environment.update(zip(self.inputs, arrays, strict=True))
         for equation in self.equations:
             results = _evaluate(equation, [environment[self.program.origin(value)] for value in equation.inputs])
