@@ -16,6 +16,15 @@ def standardised(weight):
     return (weight - weight.mean(0)) / weight.std(0)
 
 
+@jax.custom_jvp
+def same(weight):
+    """The identity, with a derivative of its own."""
+    return weight
+
+
+same.defjvp(lambda primals, tangents: (same(*primals), 2 * tangents[0]))
+
+
 def scanned(weight, x):
     """A loop that starts from a function of the weight."""
     return x + jax.lax.scan(lambda h, _: (jnp.sin(h), None), jnp.tanh(weight), length=2)[0].sum()
@@ -122,6 +131,13 @@ UNCOVERED = [
         lambda p, x: jnp.sin(x @ p["w"]) + jnp.maximum(p["v"][0], x) + jnp.sin(x @ p["v"]),
         {"v": V, "w": W},
         {"v": "enters nonlinearly through `max`"},
+        (OTHER,),
+    ),
+    missing(
+        "`x @ v` and `x @ f(v)`, `f` a `custom_jvp` of the weight alone",
+        lambda p, x: jnp.sin(x @ p["w"]) + jnp.sin(x @ p["v"]) + jnp.sin(x @ same(p["v"])),
+        {"v": V, "w": W},
+        {"v": "comes out of a `custom_jvp_call` without having met any data"},
         (OTHER,),
     ),
     missing(

@@ -30,6 +30,7 @@ from lnb._program import (
     Recorder,
     RegionRecord,
     RegionRule,
+    Value,
     read_program,
     scan_of,
     shard_map_of,
@@ -62,6 +63,7 @@ class Region:
         states: of its inputs.
         found: what is found is added to it.
         search: the search of a program.
+        passed_on: the outputs that come of parameters alone; what they do outside belongs to no neuron.
     """
 
     facts: Facts
@@ -70,6 +72,7 @@ class Region:
     states: list[TrackedValue]
     found: Found
     search: Inside
+    passed_on: dict[Value, Nonlinear] = field(default_factory=dict)
 
     def search_inside(self, program: Program, states: Sequence[TrackedValue], own_derivative: bool = False) -> Found:
         """Search a program of the region; its leaves are numbered as the inputs that parameters come in by."""
@@ -90,10 +93,14 @@ class Region:
             (found.reasons.excluded, outside.excluded),
         ):
             for own, reason in own_reasons.items():
-                state = states[own]
-                assert isinstance(state, (Parameter, Nonlinear))
-                for leaf in state.leaves:
+                for leaf in _leaves_of(states[own]):
                     reasons.setdefault(leaf, reason)
+        for value, output in zip(self.equation.outputs, program.outputs, strict=True):
+            own_state = facts.states.get(output)
+            if isinstance(own_state, (Parameter, Nonlinear)):
+                leaves = frozenset(leaf for own in own_state.leaves for leaf in _leaves_of(states[own]))
+                reason = f"comes out of a `{self.equation.name}` without having met any data"
+                self.passed_on[value] = Nonlinear(leaves, reason)
         return found
 
     def lift(
@@ -126,6 +133,10 @@ class Region:
     def record(self, rule: RegionRule) -> None:
         """Evaluate the region by this rule, so that it records."""
         self.found.recorder.regions[self.position] = rule
+
+
+def _leaves_of(state: TrackedValue) -> frozenset[int]:
+    return frozenset(state.leaves) if isinstance(state, (Parameter, Nonlinear)) else frozenset()
 
 
 Completed = tuple[PartialNeuron, ...]
@@ -231,7 +242,7 @@ def _while(region: Region) -> Completed:
     equation, states, avals = region.equation, region.states, region.facts.program.avals
     if not region.facts.own_derivative:
         for state in states:
-            for leaf in state.leaves if isinstance(state, (Parameter, Nonlinear)) else ():
+            for leaf in _leaves_of(state):
                 reason = f"used inside a `{equation.name}`, which has no reverse derivative"
                 region.found.reasons.reasons.setdefault(leaf, reason)
         return ()

@@ -115,13 +115,14 @@ class _Search:
         states = self._complete_inputs(equation)
         if not any(states):
             return
-        completed = enter(Region(self._facts, position, equation, states, self._found, search))
+        region = Region(self._facts, position, equation, states, self._found, search)
+        completed = enter(region)
         if completed is None:
             self._pass_over(equation, f"used inside a `{equation.name}`, whose steps cannot be recorded")
             return
         self._completed += [neuron.completed() for neuron in completed]
         for value in equation.outputs:
-            self._set(value, None)
+            self._set(value, region.passed_on.get(value))
 
     def _pass_over(self, equation: Equation, reason: str) -> None:
         """Nothing is known of how an operation uses its parameters: they belong to no neuron, here or elsewhere."""
