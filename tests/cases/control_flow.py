@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -363,7 +364,7 @@ def thirds(params, h, k):
 
 def picking(params, h, k):
     """A step that picks its layer."""
-    return jnp.tanh(h @ params["w"][k])
+    return jnp.tanh(h @ params["w"][k % 4])
 
 
 def looking_up(params, h, k):
@@ -453,9 +454,9 @@ WHILE = [
     ),
     square(
         "`cond` in a `while`",
-        as_while(thirds, 11),
+        as_while(thirds, 9),
         samples=6 * SLOTS,
-        output=lambda s, p, x: (jnp.stack(unrolled(thirds, 11, p, x)[0:11:6]) @ s["w"] + s["b"]) * (SLOTS / 2) ** 0.5,
+        output=lambda s, p, x: (jnp.stack(unrolled(thirds, 9, p, x)[0:9:6]) @ s["w"] + s["b"]) * (SLOTS / 2) ** 0.5,
     ),
     square(
         "`scan` in a `while`",
@@ -477,8 +478,8 @@ WHILE = [
         output=kept_output(one_layer, 9, 2),
     ),
     Case(
-        "`while` that picks the layer, `w[k]`",
-        as_while(picking, 4),
+        "`while` that picks the layer, `w[k % 4]`",
+        as_while(picking, 10),
         {"w": STACK["w"]},
         (X,),
         (
@@ -488,7 +489,12 @@ WHILE = [
                 (1, 36, 1),
                 6 * SLOTS,
                 lambda s, p, x: (
-                    jnp.einsum("lni,lio->lno", jnp.stack(unrolled(picking, 4, p, x)[:4]), s["w"]) * (SLOTS / 4) ** 0.5
+                    jnp.einsum(
+                        "lni,lio->lno",
+                        jnp.stack(unrolled(picking, 10, p, x)[:10:2]),
+                        s["w"][np.arange(0, 10, 2) % 4],
+                    )
+                    * (SLOTS / 5) ** 0.5
                 ),
             ),
         ),
