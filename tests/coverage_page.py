@@ -27,7 +27,8 @@ step. `print(neurons)` shows the same columns for your own network, and the solv
 - **samples** is the number of samples in one batch of the test.
 - **metric** says how the metric is known. "Gram" is the Gram matrix E[x xᵀ] of the features. "two Gram" belongs to a
   tied weight, used as W and as Wᵀ, which has one Gram matrix for each use. "from its equations" means that there is no
-  such matrix, and that products with the metric are computed.
+  such matrix, and that products with the metric are computed. "sampled iterations" belongs to a weight
+  inside a loop of unknown length: [How it works](how-it-works.md#loops-of-unknown-length) says which are taken.
 """
 
 END = """\

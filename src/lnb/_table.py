@@ -32,6 +32,8 @@ def table(
         sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
         sizes = "" if neuron.kind == "identity" else sizes
         metric = _METRICS.get(neuron.kind, "Gram")
+        if neuron.features is not None and any(read.is_sampled for read in neuron.features.reads):
+            metric += ", sampled iterations"
         solver, cost = "", ""
         if neuron.features is not None:
             chosen = choice.choose(neuron)

@@ -19,6 +19,7 @@ TABLES = {
     "Parameters used more than once": plain.SHARED,
     "Inside jit, checkpoint and custom derivatives": control_flow.JIT,
     "Loops": control_flow.LOOPS,
+    "Loops of unknown length": control_flow.WHILE,
     "Branches": control_flow.BRANCHES,
     "Equinox": in_equinox.EQUINOX,
     "Flax NNX": in_nnx.NNX,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -307,6 +308,248 @@ BRANCHES = [
         (
             Layer(("b", "w"), "dense", (1, 3, 3), 6, lambda s, p, x: 0 * (x @ s["w"] + s["b"])),
             Layer(("c", "v"), "dense", (1, 3, 3), 6, lambda s, p, x: x @ s["v"] + s["c"]),
+        ),
+    ),
+]
+
+
+SLOTS = 8
+"""How many iterations of a loop of unknown length are kept at most."""
+
+
+def unrolled(step, length, params, h):
+    """The states before each step, and the last one."""
+    states = [h]
+    for k in range(length):
+        states.append(step(params, states[-1], k))
+    return states
+
+
+def as_while(step, length):
+    """Steps in a loop whose length JAX does not know, with the derivative of the same steps unrolled."""
+
+    def run(params, x):
+        def iterate(state):
+            return step(params, *state), state[1] + 1
+
+        return jax.lax.while_loop(lambda state: state[1] < length, iterate, (x, 0))[0]
+
+    looped = jax.custom_vjp(run)
+    looped.defvjp(
+        lambda params, x: (run(params, x), (params, x)),
+        lambda saved, g: jax.vjp(lambda p, x: unrolled(step, length, p, x)[-1], *saved)[1](g),
+    )
+    return looped
+
+
+def kept_output(step, length, stride):
+    """The layer's output at every `stride`-th of the loop's states."""
+
+    def output(s, p, x):
+        states = jnp.stack(unrolled(step, length, p, x)[:length:stride])
+        return (states @ s["w"] + s["b"]) * (SLOTS / len(states)) ** 0.5
+
+    return output
+
+
+def one_layer(params, h, k):
+    """A step that is one layer."""
+    return dense(h, (params["w"], params["b"]))
+
+
+def thirds(params, h, k):
+    """A step in which the layer runs each third time."""
+    return jax.lax.cond(k % 3 == 0, lambda h: one_layer(params, h, k), lambda h: jnp.sin(h) + 0.1, h)
+
+
+def picking(params, h, k):
+    """A step that picks its layer."""
+    return jnp.tanh(h @ params["w"][k % 4])
+
+
+def looking_up(params, h, k):
+    """A step that adds rows of a table."""
+    return jnp.sin(h) + params["w"][(jnp.abs(h[:, 0] * 10).astype(int) + k) % 5]
+
+
+def scaling(params, h, k):
+    """A step that scales features."""
+    return jnp.sin(h * params["w"] + 1)
+
+
+def twice(params, h, k):
+    """A step that runs through its layer in a scan."""
+    return jax.lax.scan(lambda h, _: (one_layer(params, h, k), None), h, None, length=2)[0]
+
+
+def first_outside(params, x):
+    """A fixed point's first evaluation, and the loop after it."""
+    return as_while(one_layer, 12)(params, one_layer(params, x, 0))
+
+
+def first_outside_output(s, p, x):
+    """Of 12 iterations every second is kept, and stands for two."""
+    first = jnp.concatenate([x[None], 2**0.5 * jnp.stack(unrolled(one_layer, 12, p, one_layer(p, x, 0))[:12:2])])
+    weights = jnp.concatenate([jnp.ones(1), jnp.full(6, 2**0.5)])
+    return (first @ s["w"] + weights[:, None, None] * s["b"]) * ((1 + SLOTS) / 13) ** 0.5
+
+
+@jax.custom_vjp
+def solve_each(params, x):
+    """Each example's own loop, in a `map`, as long as its number says."""
+
+    def solve(example):
+        return jax.lax.while_loop(
+            lambda state: state[1] < example[1],
+            lambda state: (one_layer(params, *state), state[1] + 1),
+            (example[0], 0),
+        )[0]
+
+    return jax.lax.map(solve, (x, jnp.arange(len(x)) * 2))
+
+
+def solve_each_unrolled(params, x):
+    """The same without a loop."""
+    return jnp.stack([unrolled(one_layer, 2 * k, params, row)[-1] for k, row in enumerate(x)])
+
+
+solve_each.defvjp(
+    lambda params, x: (solve_each(params, x), (params, x)),
+    lambda saved, g: jax.vjp(solve_each_unrolled, *saved)[1](g),
+)
+
+
+def solve_each_output(s, p, x):
+    """Loops of 0, 2, 4, 6, 8 and 10 iterations; of the last every second is kept, and stands for two."""
+    rows = []
+    for k, row in enumerate(x):
+        states = unrolled(one_layer, 2 * k, p, row)[: 2 * k]
+        rows += [(state, 1.0) for state in states] if k < 5 else [(state, 2.0) for state in states[::2]]
+    roots = jnp.sqrt(jnp.asarray([weight for _, weight in rows]))
+    outputs = jnp.stack([state for state, _ in rows]) @ s["w"] + s["b"]
+    return outputs * roots[:, None] * (6 * SLOTS / 30) ** 0.5
+
+
+WHILE = [
+    *(
+        square(
+            f"`while` of {length} iterations, in a `custom_vjp`",
+            as_while(one_layer, length),
+            samples=6 * SLOTS,
+            output=kept_output(one_layer, length, stride),
+        )
+        for length, stride in ((5, 1), (8, 1), (9, 2), (20, 4))
+    ),
+    square(
+        "`while` of no iterations",
+        as_while(one_layer, 0),
+        samples=6 * SLOTS,
+        output=lambda s, p, x: 0 * (x @ s["w"] + s["b"]),
+    ),
+    square(
+        "a layer before a `while` and inside it",
+        first_outside,
+        samples=6 + 6 * SLOTS,
+        output=first_outside_output,
+    ),
+    square(
+        "`cond` in a `while`",
+        as_while(thirds, 9),
+        samples=6 * SLOTS,
+        output=lambda s, p, x: (jnp.stack(unrolled(thirds, 9, p, x)[0:9:6]) @ s["w"] + s["b"]) * (SLOTS / 2) ** 0.5,
+    ),
+    square(
+        "`scan` in a `while`",
+        as_while(twice, 3),
+        samples=12 * SLOTS,
+        output=lambda s, p, x: (jnp.stack(unrolled(one_layer, 6, p, x)[:6]) @ s["w"] + s["b"]) * (SLOTS / 3) ** 0.5,
+    ),
+    square("`while` in a `map`, each of its own length", solve_each, samples=6 * SLOTS, output=solve_each_output),
+    square(
+        "`while` in `jit` of `checkpoint`",
+        lambda p, x: jax.jit(jax.checkpoint(as_while(one_layer, 5)))(p, x),
+        samples=6 * SLOTS,
+        output=kept_output(one_layer, 5, 1),
+    ),
+    square(
+        "`while` in a branch that runs",
+        lambda p, x: jax.lax.cond(x[0, 0] < 9, lambda h: as_while(one_layer, 9)(p, h), lambda h: h, x),
+        samples=6 * SLOTS,
+        output=kept_output(one_layer, 9, 2),
+    ),
+    Case(
+        "`while` that picks the layer, `w[k % 4]`",
+        as_while(picking, 8),
+        {"w": STACK["w"]},
+        (X,),
+        (
+            Layer(
+                ("w",),
+                "ragged",
+                (4, 3, 3),
+                6 * SLOTS // 4,
+                lambda s, p, x: jnp.einsum(
+                    "lni,lio->lno", jnp.stack(unrolled(picking, 8, p, x)[:8]), s["w"][np.arange(8) % 4]
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "`while` that looks up rows",
+        as_while(looking_up, 10),
+        {"w": normal(5, 3)},
+        (X,),
+        (
+            Layer(
+                ("w",),
+                "embedding",
+                (1, 5, 3),
+                6 * SLOTS,
+                lambda s, p, x: (
+                    jnp.stack(
+                        [
+                            looking_up(s, h, 2 * k) - jnp.sin(h)
+                            for k, h in enumerate(unrolled(looking_up, 10, p, x)[:10:2])
+                        ]
+                    )
+                    * (SLOTS / 5) ** 0.5
+                ),
+            ),
+        ),
+    ),
+    Case(
+        "`while` that scales",
+        as_while(scaling, 9),
+        {"w": normal(3)},
+        (X,),
+        (
+            Layer(
+                ("w",),
+                "scale",
+                (3, 1, 1),
+                6 * SLOTS,
+                lambda s, p, x: jnp.stack(unrolled(scaling, 9, p, x)[:9:2]) * s["w"] * (SLOTS / 5) ** 0.5,
+            ),
+        ),
+    ),
+    Case(
+        "`while` from a learnt state",
+        lambda p, x: as_while(lambda p, h, k: jnp.tanh(h @ p["w"]), 3)(p, p["h"]) + x,
+        {"w": SQUARE["w"], "h": normal(3)},
+        (X,),
+        (
+            Layer(("h",), "identity", (3, 0, 1), 1, lambda s, p, x: s["h"]),
+            Layer(
+                ("w",),
+                "dense",
+                (1, 3, 3),
+                SLOTS,
+                lambda s, p, x: (
+                    jnp.stack(unrolled(lambda p, h, k: jnp.tanh(h @ p["w"]), 3, p, p["h"])[:3])
+                    @ s["w"]
+                    * (SLOTS / 3) ** 0.5
+                ),
+            ),
         ),
     ),
 ]

@@ -49,6 +49,33 @@ def relaxed(weight):
     return round_to_eighths(weight)
 
 
+@jax.custom_jvp
+def same(weight):
+    """The identity, with a derivative of its own."""
+    return weight
+
+
+same.defjvp(lambda primals, tangents: (same(*primals), 2 * tangents[0]))
+
+
+def scanned(weight, x):
+    """A loop that starts from a function of the weight."""
+    return x + jax.lax.scan(lambda h, _: (jnp.sin(h), None), jnp.tanh(weight), length=2)[0].sum()
+
+
+@jax.custom_vjp
+def looped(weight, x):
+    """The same in a loop of unknown length."""
+    start = (jnp.tanh(weight), 0)
+    return x + jax.lax.while_loop(lambda c: c[1] < 2, lambda c: (jnp.sin(c[0]), c[1] + 1), start)[0].sum()
+
+
+looped.defvjp(
+    lambda weight, x: (looped(weight, x), (weight, x)),
+    lambda saved, g: jax.vjp(scanned, *saved)[1](g),
+)
+
+
 def splines(coefficients, x):
     """A layer of a Kolmogorov-Arnold network: a sum of bumps of each input, [n, i] to [n, o]."""
     bumps = jnp.exp(-jnp.square(x[:, :, None] - jnp.linspace(-1, 1, 4)))
@@ -63,6 +90,24 @@ def weight(name, apply, params, size, args=(X,), samples=6):
 def attended(query, x):
     """Queries [b, q, d] attending to x [b, t, d]."""
     return jnp.einsum("bqd,btd->bqt", query, x)
+
+
+def together(*outputs):
+    """The outputs of one neuron's uses, each of the same number of samples."""
+    return jnp.concatenate([output.ravel() for output in outputs])
+
+
+def used_twice(name, other, kind="reparametrised", samples=6):
+    """`x @ v`, and another use of `v` beside it."""
+    own = Layer(("v",), kind, (1, 9, 1), 6 + samples, lambda s, p, x: together(x @ s["v"], other(s["v"], x)[1]))
+    beside = Layer(("w",), "dense", (1, 3, 3), 6, lambda s, p, x: x @ s["w"])
+    return Case(
+        name,
+        lambda p, x: jnp.sin(x @ p["w"]) + other(p["v"], x)[0] + jnp.sin(x @ p["v"]),
+        {"v": V, "w": W},
+        (X,),
+        (own, beside),
+    )
 
 
 PROBE, K = normal(1, 2, 4), normal(4, 4, seed=3)
@@ -188,5 +233,12 @@ REPARAMETRISED = [
         28,
         (T,),
         10,
+    ),
+    used_twice("`x @ v`, and `tanh(v)` as the start of a `scan`", lambda v, x: (scanned(v, x), jnp.tanh(v)), samples=1),
+    used_twice("`x @ v`, and `tanh(v)` as the start of a `while`", lambda v, x: (looped(v, x), jnp.tanh(v)), samples=1),
+    used_twice("`x @ v`, and `maximum(v[0], x)`", lambda v, x: 2 * (jnp.maximum(v[0], x),), "general"),
+    used_twice(
+        "`x @ v`, and `x @ f(v)`, `f` a `custom_jvp` of the weight alone",
+        lambda v, x: (jnp.sin(x @ same(v)), x @ same(v)),
     ),
 ]

@@ -28,7 +28,7 @@ UNCOVERED = [
             x @ p["w"] + jax.lax.stop_gradient(jax.lax.while_loop(lambda h: h.sum() < 0, lambda h: h @ p["v"], x))
         ),
         {"v": V, "w": W},
-        {"v": "used inside a `while`, whose steps cannot be recorded"},
+        {"v": "used inside a `while`, which has no reverse derivative"},
         (OTHER,),
     ),
     missing(

@@ -93,6 +93,37 @@ def test_a_scan_without_scanned_arrays_has_constants_and_carry_alone():
     assert (parts.consts, parts.carry) == (1, 1)
 
 
+def test_the_operands_of_a_while_are_the_conditions_constants_the_bodys_and_the_carry_in_that_order():
+    def loop(limit, w, b, x):
+        return lax.while_loop(lambda c: c[1] < limit, lambda c: (jnp.tanh(c[0] @ w + b), c[1] + 1.0), (x, 0.0))[0]
+
+    arguments = 2.0, jnp.eye(4), jnp.ones(4), X
+    equation, program = only(loop, *arguments)
+    assert equation.primitive is primitives.while_p
+    inputs, outputs = ([program.avals[v] for v in values] for values in (equation.inputs, equation.outputs))
+    parts = _jax.while_of(equation.parameters, inputs, outputs)
+    assert (parts.condition_consts, parts.body_consts) == (1, 2)
+    assert [aval.shape for aval in parts.condition.in_avals] == [(), (3, 4), ()]
+    assert [aval.shape for aval in parts.body.in_avals] == [(4, 4), (4,), (3, 4), ()]
+    assert [aval.shape for aval in parts.body.out_avals] == [(3, 4), ()]
+    condition, body = read_program(parts.condition), read_program(parts.body)
+    state = [X, jnp.asarray(0.0)]
+    while condition.evaluate([arguments[0], *state])[0][0]:
+        state = body.evaluate([*arguments[1:3], *state])[0]
+    np.testing.assert_allclose(state[0], loop(*arguments), rtol=1e-6)
+    with pytest.raises(_jax.NotUnderstoodError, match="its operands are not"):
+        _jax.while_of(equation.parameters, inputs[1:], outputs)
+
+
+def test_a_weight_that_a_while_carries_along_is_a_constant_of_its_body():
+    def loop(w, x):
+        return lax.while_loop(lambda c: c[2] < 3, lambda c: (c[0], jnp.tanh(c[1] @ c[0]), c[2] + 1), (w, x, 0))[1]
+
+    equation, program = only(loop, jnp.eye(4), X)
+    inputs, outputs = ([program.avals[v] for v in values] for values in (equation.inputs, equation.outputs))
+    assert _jax.while_of(equation.parameters, inputs, outputs).body_consts == 1
+
+
 def test_the_first_input_of_a_cond_chooses_among_its_branches():
     def branches(chosen, x):
         return lax.switch(chosen, [jnp.sin, jnp.cos, jnp.tanh], x)

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from lnb._features._map import Arrays, FeatureMap, SampleWeight
+from lnb._features._map import Arrays, FeatureMap, SampleWeight, is_sampled
 from lnb._features._ragged import RaggedRead
 from lnb._numerics import gram_of
 
@@ -31,7 +31,8 @@ class FeatureRead:
         samples: n, if every region ran.
         repeats: how many samples each row of X stands for; half a sample where a sample has two rows.
         has_bias: whether this use adds the bias; if not, the constant feature is 0 here.
-        weight, weight_source: for a use that may be passed over (a branch), whether it ran.
+        weight, weight_source: for a use that may be passed over (a branch), whether it ran; for one in a loop of which
+            some iterations are recorded, how many each stands for.
     """
 
     maps: tuple[FeatureMap, ...]
@@ -42,6 +43,11 @@ class FeatureRead:
     repeats: float = 1
     weight: Any = None
     weight_source: int = -1
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its samples are those of some iterations of a loop."""
+        return is_sampled(self.weight)
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -85,7 +91,7 @@ class FeatureRead:
         return replace(self, weight=SampleWeight(), weight_source=place), own
 
     def weights(self, arrays: Arrays) -> Array | None:
-        """The weight of each sample [g, n, 1], 1 or 0; None where all are 1."""
+        """The weight of each sample [g, n, 1]; None where all are 1."""
         return None if self.weight is None else self.weight.matrix(arrays[self.weight_source])
 
     def count(self, arrays: Arrays) -> Array:
@@ -96,7 +102,8 @@ class FeatureRead:
     def sums(self, arrays: Arrays) -> tuple[Array, Array]:
         """Sums over the samples of the features and of their squares, each [g, i]."""
         recorded = [(m, arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
-        if isinstance(self.weight, SampleWeight):
+        if isinstance(self.weight, SampleWeight) or self.is_sampled:
+            assert self.weight is not None
             weights = self.weight.matrix(arrays[self.weight_source])[:, :, 0]
             parts, count = [m.weighted_moments(x, weights) for m, x in recorded], self.count(arrays)
         else:  # what a region that did not run recorded is zero

@@ -31,8 +31,10 @@ class JacobianRead:
             needs it for nothing, and each batch's features bring theirs.
         sources: the places in `Features.arrays` that the features are read from.
         samples: n, if every region ran.
-        weight_source: the place of whether the region of the use ran; -1 where it always does.
+        weight_source: the place of whether the region of the use ran, or of how many iterations each row of the output
+            stands for; -1 where it always runs.
         repeats: how many samples each row of the output stands for.
+        is_sampled: whether the rows are those of some iterations of a loop.
     """
 
     function: Callable[[Leaves, Sequence[Array]], Array]
@@ -40,6 +42,7 @@ class JacobianRead:
     samples: int
     weight_source: int = -1
     repeats: int = 1
+    is_sampled: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "function": None}
@@ -52,7 +55,13 @@ class JacobianRead:
     def weighted(
         self, arrays: Arrays, shapes: Sequence[tuple[int, jax.ShapeDtypeStruct]], weights: Array, place: int
     ) -> tuple[JacobianRead, Array, Array]:
-        """The use with each sample weighted: its output times the weights' roots at `place`, n after it."""
+        """The use with each sample weighted: its output times the weights' roots at `place`, n after it.
+
+        Raises:
+            ValueError: the weights do not fit, or its rows are iterations of a loop.
+        """
+        if self.is_sampled:
+            raise ValueError("is kept as its equations inside a `while`, where no axis is known to be the batch's")
         like = jax.eval_shape(self.function, dict(shapes), [arrays[source] for source in self.sources])
         aligned = align(weights, like.shape)
         roots = jnp.sqrt(aligned).reshape(aligned.shape + (1,) * (len(like.shape) - aligned.ndim)).astype(like.dtype)

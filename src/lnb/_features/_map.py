@@ -121,10 +121,16 @@ class LoopFeatures(FeatureMap):
 
     Where each step has a weight of its own (`stacked`, layers run by a scan), the steps are groups; where all steps
     use one weight (time), they are samples.
+
+    Fields:
+        inner: the map of one step, or the weight of its samples.
+        stacked: as above.
+        sampled: the recorded steps are some of a loop's, and each stands for several.
     """
 
     inner: Any
     stacked: bool
+    sampled: bool = False
 
     @property
     def sample_rank(self) -> int:
@@ -133,7 +139,8 @@ class LoopFeatures(FeatureMap):
     def weights(self, recorded: Array, weights: Array) -> Array:
         """A batch's weights for each sample, [n]; of weights [batch, step] each step has its own."""
         steps, own = recorded.shape[0], jax.eval_shape(lambda r: r[0], recorded)
-        each = weights.ndim == 2 and weights.shape[1] == steps and self.inner.sample_rank == 1 and not self.stacked
+        each = weights.ndim == 2 and weights.shape[1] == steps and self.inner.sample_rank == 1
+        each = each and not self.stacked and not self.sampled
         if each:
             return jnp.concatenate([self.inner.weights(own, weights[:, k]) for k in range(steps)])
         inside = self.inner.weights(own, weights)
@@ -193,9 +200,17 @@ class LoopFeatures(FeatureMap):
         return value.reshape(value.shape[0], steps, -1, value.shape[2]).transpose(1, 0, 2, 3)
 
 
+def is_sampled(feature_map: Any) -> bool:
+    """Whether a map, or a weight of samples, is of some iterations of a loop, in this loop or in one around it."""
+    return isinstance(feature_map, LoopFeatures) and (feature_map.sampled or is_sampled(feature_map.inner))
+
+
 @dataclass(frozen=True)
 class RunWeight:
-    """The weight of the samples of a region that may be passed over: 1 if it ran, 0 if not."""
+    """The weight of the samples of a region that may be passed over: 1 if it ran, 0 if not.
+
+    Of an iteration of a loop, it is the number of iterations that it stands for.
+    """
 
     groups: int
     samples: int

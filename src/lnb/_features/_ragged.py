@@ -24,7 +24,7 @@ from jax import Array
 
 from lnb._features._dense import DenseFeatures
 from lnb._features._embedding import EmbeddingFeatures
-from lnb._features._map import Arrays, LoopFeatures
+from lnb._features._map import Arrays, LoopFeatures, is_sampled
 from lnb._numerics import contract
 
 _BLOCKS_PER_GROUP = 4  # in the mean, without the rows that are filled up
@@ -87,6 +87,11 @@ class RaggedRead:
         """How many axes the samples are spread over."""
         return self.rows.sample_rank
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its samples are those of some iterations of a loop, each of which counts once."""
+        return is_sampled(self.rows)
+
     def reindexed(self, places: Mapping[int, int]) -> RaggedRead:
         """The same use, reading other places."""
         weight_source = self.weight_source if self.weight_source < 0 else places[self.weight_source]
@@ -97,11 +102,11 @@ class RaggedRead:
         """The same use with this number of samples in a group, of which only the sizes are of use."""
         return replace(self, total=count * self.groups)
 
-    def in_loop(self, steps: int, stacked: bool) -> RaggedRead:
-        """The use over all steps of a loop; if it is stacked, each step has groups of its own."""
+    def in_loop(self, steps: int, stacked: bool, sampled: bool) -> RaggedRead:
+        """The use over all steps of a loop, or over some of them; if stacked, each step has groups of its own."""
         return replace(
             self,
-            rows=LoopFeatures(self.rows, stacked),
+            rows=LoopFeatures(self.rows, stacked, sampled),
             groups=self.groups * steps if stacked else self.groups,
             total=self.total * steps,
             is_sorted=False,

@@ -113,11 +113,13 @@ def general_neuron(
     leaves: dict[int, None] = {}
     features: dict[Value, None] = {}
     elements = 0
+    addends: dict[Value, None] = {}
     for given, state in zip(equation.inputs, states, strict=True):
         if isinstance(state, (Parameter, PartialNeuron)):
             leaves.update(dict.fromkeys(state.leaves))
             features.update(dict.fromkeys(state.features if isinstance(state, PartialNeuron) else ()))
             elements += state.elements if isinstance(state, PartialNeuron) else _own_size(facts, state)
+            addends.update(dict.fromkeys(state.addends if isinstance(state, PartialNeuron) else ()))
         else:
             features[given] = None
     if samples is None:
@@ -132,6 +134,7 @@ def general_neuron(
         samples=samples,
         elements=elements,
         constant=facts.data.isdisjoint(features),
+        addends=tuple(value for value in addends if value not in features),
     )
 
 

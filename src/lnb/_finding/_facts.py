@@ -36,10 +36,14 @@ class Facts:
         ancestors: of each value, the leaves that it was computed from, as bits.
         shape: of each value.
         recorder: what is recorded of the program.
+        own_derivative: whether the program stands inside of a call that has a derivative of its own.
     """
 
-    def __init__(self, program: Program, shapes: Mapping[int, jax.ShapeDtypeStruct]) -> None:
+    def __init__(
+        self, program: Program, shapes: Mapping[int, jax.ShapeDtypeStruct], own_derivative: bool = False
+    ) -> None:
         self.program = program
+        self.own_derivative = own_derivative
         self.shapes = dict(shapes)
         self.sizes = {leaf: prod(shape.shape) for leaf, shape in shapes.items()}
         self.ids = ElementNumbers({leaf: shape.shape for leaf, shape in shapes.items()})

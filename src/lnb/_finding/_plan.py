@@ -206,6 +206,6 @@ def _jacobian(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int,
     reads = []
     for use in uses:
         function, sources = linearise(use, facts)
-        reads.append(JacobianRead(function, sources, use.samples, use.weight_source, use.repeats))
+        reads.append(JacobianRead(function, sources, use.samples, use.weight_source, use.repeats, use.is_sampled))
     shapes = tuple((leaf, facts.shapes[leaf]) for leaf in every if leaf not in excluded)
     return JacobianFeatures(tuple(reads), shapes, sum(facts.sizes[leaf] for leaf, _ in shapes))

@@ -6,7 +6,7 @@ parameters that go in, and evaluated so that what its neurons read comes out bes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from math import prod
@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec
 from lnb._features import fill_value
 from lnb._finding._building import identity_neuron
 from lnb._finding._facts import Facts
+from lnb._finding._iterations import SLOTS, keep, slot_weights
 from lnb._finding._uses import ParameterUse, RegionBoundary
 from lnb._finding._values import Outcome, Parameter, PartialNeuron, Stopped, TrackedValue, UncoveredReasons
 from lnb._finding.rules._nonlinear import computed
@@ -30,10 +31,12 @@ from lnb._program import (
     Recorder,
     RegionRecord,
     RegionRule,
+    Value,
     read_program,
     scan_of,
     shard_map_of,
     unlisted,
+    while_of,
 )
 
 
@@ -75,6 +78,7 @@ class Region:
         differentiated: of each output, whether the loss depends on it.
         found: what is found is added to it.
         search: the search of a program.
+        passed_on: the leaves of outputs that are weights inside, computed from these.
     """
 
     facts: Facts
@@ -84,21 +88,30 @@ class Region:
     differentiated: tuple[bool, ...]
     found: Found
     search: Inside
+    passed_on: dict[Value, tuple[int, ...]] = field(default_factory=dict)
 
-    def search_inside(self, program: Program, states: Sequence[TrackedValue], *, repeats: bool = False) -> Found:
+    def search_inside(
+        self,
+        program: Program,
+        states: Sequence[TrackedValue],
+        *,
+        repeats: bool = False,
+        own_derivative: bool = False,
+    ) -> Found:
         """Search a program of the region; its leaves are numbered as the inputs that parameters come in by.
 
         Args:
             program: the program.
             states: of its inputs.
             repeats: whether its outputs go into it again, so that the loss depends on all of them or on none.
+            own_derivative: whether the region has a derivative of its own.
         """
         shapes = {}
         for k, state in enumerate(states):
             if isinstance(state, Parameter):
                 aval = program.avals[program.inputs[k]]
                 shapes[k] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-        facts = Facts(program, shapes)
+        facts = Facts(program, shapes, own_derivative or self.facts.own_derivative)
         inside: dict[int, TrackedValue] = {program.inputs[k]: facts.leaf(k) for k in shapes}
         inside.update((program.inputs[k], state) for k, state in enumerate(states) if isinstance(state, Stopped))
         live = [repeats and any(self.differentiated)] * len(program.outputs) if repeats else self.differentiated
@@ -109,10 +122,13 @@ class Region:
             (found.reasons.excluded, outside.excluded),
         ):
             for own, reason in own_reasons.items():
-                state = states[own]
-                assert isinstance(state, Parameter)
-                for leaf in self.facts.roots(state.leaves):
+                for leaf in self.facts.roots(_leaves_of(states[own])):
                     reasons.setdefault(leaf, reason)
+        for value, output in zip(self.equation.outputs, program.outputs, strict=True):
+            own_state = facts.states.get(output)
+            if isinstance(own_state, Parameter):
+                leaves = (leaf for own in facts.roots(own_state.leaves) for leaf in _leaves_of(states[own]))
+                self.passed_on[value] = tuple(dict.fromkeys((*self.passed_on.get(value, ()), *leaves)))
         return found
 
     def lift(
@@ -123,10 +139,12 @@ class Region:
         stacked: frozenset[int] = frozenset(),
         start: int = 0,
         ran: int = -1,
+        weights: Mapping[int, int] | None = None,
     ) -> None:
         """Lift what was found inside out of the region.
 
-        The region records it from `start` on, and at `ran` whether it ran.
+        The region records it from `start` on, and at `ran` whether it ran, or how many iterations each slot stands for.
+        The weights that it has inside are recorded at `weights`, times those at `ran`.
         """
         recorder = self.found.recorder
         boundary = RegionBoundary(
@@ -137,6 +155,7 @@ class Region:
             steps=steps,
             stacked=stacked,
             ran=recorder.index(RegionRecord(self.position, ran)) if ran >= 0 else -1,
+            weights=weights or {},
         )
         boundary = boundary.with_leaves(inside.facts)
         self.found.uses.extend(boundary.lift(use) for use in inside.uses)
@@ -144,6 +163,10 @@ class Region:
     def record(self, rule: RegionRule) -> None:
         """Evaluate the region by this rule, so that it records."""
         self.found.recorder.regions[self.position] = rule
+
+
+def _leaves_of(state: TrackedValue) -> tuple[int, ...]:
+    return state.leaves if isinstance(state, Parameter) else ()
 
 
 Completed = tuple[PartialNeuron, ...]
@@ -181,13 +204,15 @@ def weights_of(region: Region) -> Outcome | None:
     return Outcome(states=computed(facts, equation, states, tuple(leaves)))
 
 
-def _call(region: Region, evaluate: Callable[[Program, Recorder], RegionRule]) -> Completed | None:
+def _call(
+    region: Region, evaluate: Callable[[Program, Recorder], RegionRule], own_derivative: bool = False
+) -> Completed | None:
     """A region that runs once, on the equation's own inputs."""
     closed = region.equation.jaxprs
     if len(closed) != 1 or len(closed[0].jaxpr.invars) != len(region.equation.inputs):
         return None
     program = read_program(closed[0])
-    inside = region.search_inside(program, region.states)
+    inside = region.search_inside(program, region.states, own_derivative=own_derivative)
     region.lift(inside, region.states)
     if inside.recorder.entries:
         region.record(evaluate(program, inside.recorder))
@@ -220,7 +245,7 @@ def _custom_derivative(region: Region) -> Completed | None:
 
         return run
 
-    return _call(region, evaluate)
+    return _call(region, evaluate, own_derivative=True)
 
 
 def _scan(region: Region) -> Completed:
@@ -229,19 +254,14 @@ def _scan(region: Region) -> Completed:
     loop = scan_of(equation.parameters, [avals[v] for v in equation.inputs], [avals[v] for v in equation.outputs])
     program = read_program(loop.body)
     consts, carry = loop.consts, loop.carry
-    inner, completed = list(states), []
-    for k in range(carry):
-        state = states[consts + k]
-        if state is None:
-            continue
-        inner[consts + k] = None  # it is another value in the next step
-        if isinstance(state, Parameter):
-            completed.append(identity_neuron(region.facts, equation, state, apart=True))
+    inner = list(states)
+    inner[consts : consts + carry] = [None] * carry
+    completed = _carried(region, states[consts : consts + carry])
     stacked = frozenset(k for k in range(consts + carry, len(states)) if states[k] is not None)
     inside = region.search_inside(program, inner, repeats=True)
     region.lift(inside, inner, steps=loop.length, stacked=stacked)
     if not inside.recorder.entries:
-        return tuple(completed)
+        return completed
 
     def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         def body(carried: list[Any], slices: list[Any]) -> tuple[list[Any], tuple[list[Any], list[Any]]]:
@@ -255,7 +275,63 @@ def _scan(region: Region) -> Completed:
         return [*last, *stacks], recorded
 
     region.record(run)
-    return tuple(completed)
+    return completed
+
+
+def _carried(region: Region, states: Sequence[TrackedValue]) -> Completed:
+    """The neurons of what a loop starts from: a parameter there is set beside data."""
+    parameters = (state for state in states if isinstance(state, Parameter))
+    return tuple(identity_neuron(region.facts, region.equation, state, apart=True) for state in parameters)
+
+
+def _while(region: Region) -> Completed:
+    """A loop of unknown length, whose weights every iteration shares: it records some of its iterations.
+
+    It has no reverse derivative, so that what it uses counts only inside of a call that has a derivative of its own.
+    Nothing is differentiated through its condition.
+    """
+    equation, states, avals = region.equation, region.states, region.facts.program.avals
+    if not region.facts.own_derivative:
+        for state in states:
+            for leaf in region.facts.roots(_leaves_of(state)):
+                reason = f"used inside a `{equation.name}`, which has no reverse derivative"
+                region.found.reasons.reasons.setdefault(leaf, reason)
+        return ()
+    loop = while_of(equation.parameters, [avals[v] for v in equation.inputs], [avals[v] for v in equation.outputs])
+    condition, program = read_program(loop.condition), read_program(loop.body)
+    first, start = loop.condition_consts, loop.condition_consts + loop.body_consts
+    completed = _carried(region, states[start:])
+    inner = [*states[first:start], *[None] * len(states[start:])]
+    inside = region.search_inside(program, inner, repeats=True)
+    if not inside.uses:
+        return completed
+    count = len(inside.recorder.entries)
+    weighted = sorted({use.weight_source for use in inside.uses if use.weight_source >= 0})
+    weights = {source: count + 1 + k for k, source in enumerate(weighted)}
+    region.lift(inside, inner, steps=SLOTS, ran=count, weights=weights)
+
+    def run(equation: Equation, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        consts, begin = inputs[first:start], list(inputs[start:])
+        shapes = jax.eval_shape(partial(program.evaluate, recorder=inside.recorder), [*consts, *begin])[1]
+
+        def goes_on(state: tuple[Any, list[Any], list[Any]]) -> Any:
+            return condition.evaluate([*inputs[:first], *state[1]])[0][0]
+
+        def iterate(state: tuple[Any, list[Any], list[Any]]) -> tuple[Any, list[Any], list[Any]]:
+            iteration, carried, slots = state
+            results, recorded = program.evaluate([*consts, *carried], inside.recorder)
+            recorded = lax.stop_gradient(recorded)
+            slots = [keep(own, array, iteration) for own, array in zip(slots, recorded, strict=True)]
+            return iteration + 1, results, slots
+
+        slots = [lax.full_like(s, fill_value(s.dtype), shape=(SLOTS, *s.shape)) for s in shapes]
+        ran, last, slots = lax.while_loop(goes_on, iterate, (jnp.zeros((), jnp.int32), begin, slots))
+        each = slot_weights(ran)  # [slot]
+        products = [slots[k] * each.reshape(-1, *[1] * (slots[k].ndim - 1)) for k in weighted]
+        return last, [*slots, each, *products]
+
+    region.record(run)
+    return completed
 
 
 def _cond(region: Region) -> Completed:
@@ -302,7 +378,7 @@ def _shard_map(region: Region) -> Completed:
     inner = list(region.states)
     for k, (state, spec) in enumerate(zip(inner, devices.in_specs, strict=True)):
         if isinstance(state, Parameter) and any(axis is not None for axis in spec):
-            for leaf in state.leaves:
+            for leaf in region.facts.roots(state.leaves):
                 reason = "split over devices by `shard_map`: give it to the map replicated, `P()`"
                 region.found.reasons.reasons.setdefault(leaf, reason)
             inner[k] = None
@@ -336,6 +412,7 @@ def _shard_map(region: Region) -> Completed:
 def _rules() -> dict[Any, Callable[[Region], Completed | None]]:
     return {
         primitives.scan_p: _scan,
+        primitives.while_p: _while,
         primitives.cond_p: _cond,
         unlisted().checkpoint: _remat,
         unlisted().shard_map: _shard_map,

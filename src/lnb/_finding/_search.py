@@ -146,15 +146,13 @@ class _Search:
             return
         completed = enter(region)
         if completed is None:
-            reason = f"used inside a `{equation.name}`, whose steps cannot be recorded"
-            if equation.primitive is primitives.while_p:  # it has no reverse derivative of its own
-                self._note(Outcome(reasons=_reasons(states, reason)))
-            else:
-                self._pass_over(equation, reason)
+            self._pass_over(equation, f"used inside a `{equation.name}`, whose steps cannot be recorded")
             return
         self._completed += [neuron.completed() for neuron in completed]
         for value in equation.outputs:
-            self._set(value, None)
+            leaves = region.passed_on.get(value)
+            is_weight = leaves is not None and self._facts.is_inexact(value)
+            self._set(value, self._facts.reparametrise(value, leaves) if is_weight and leaves else None)
 
     def _pass_over(self, equation: Equation, reason: str) -> None:
         """Nothing is known of how an operation uses its parameters: they belong to no neuron, here or elsewhere."""

@@ -7,7 +7,7 @@ parameter leaves and of what the whole program records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -80,10 +80,12 @@ class ParameterUse:
         samples: n, `repeats` times the rows of `function`.
         canonical: its canonical form; None where it is kept as its equations.
         is_identity: its parameters are only added to data or set beside it.
-        weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over.
+        weight_source: the place of whether it ran, 1 or 0, for a use in a region that may be passed over; of how many
+            iterations each row stands for, in a loop of unknown length.
         repeats: how many samples each row stands for.
         is_affine: whether `function` is affine in the leaves.
         side: the smaller side of its weights [i(+1), o], if they are one matrix.
+        is_sampled: its samples are those of some iterations of a loop.
     """
 
     leaves: tuple[int, ...]
@@ -96,6 +98,7 @@ class ParameterUse:
     repeats: int = 1
     is_affine: bool = True
     side: int = 1
+    is_sampled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,8 @@ class RegionFunction:
         parameters: how each of these leaves comes from the leaves outside: their numbers, and the equations.
         steps: how often the region runs, for a loop; None for one that runs once.
         stacked: the region's leaves that are another slice of their parameter in each step.
-        may_be_passed_over: whether the last feature says if it ran, 1 or 0.
+        may_be_passed_over: whether the last feature says if it ran, 1 or 0, or of a loop, how many of its iterations
+            each step stands for: the output is then multiplied by the root, so that J^T J has this weight.
     """
 
     inside: OutputFunction
@@ -132,8 +136,10 @@ class RegionFunction:
     def __call__(self, leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
         if not self.may_be_passed_over:
             return self._output(leaves, list(features))
-        output = self._output(leaves, list(features[:-1]))
-        return output * features[-1].astype(output.dtype)
+        output, weight = self._output(leaves, list(features[:-1])), features[-1]
+        if self.steps is not None:
+            weight = jnp.sqrt(weight).reshape(-1, *[1] * (output.ndim - 1))  # [step, ...]
+        return output * weight.astype(output.dtype)
 
     def _output(self, leaves: Mapping[int, Any], features: list[Any]) -> Any:
         own = {k: part([leaves[leaf] for leaf in outside]) for k, (outside, part) in self.parameters.items()}
@@ -157,7 +163,9 @@ class RegionBoundary:
         derive: the place outside of what a function computes from what stands at others.
         steps: how often the region runs, for a loop; None for one that runs once.
         stacked: the region's leaves that are another slice of their parameter in each step.
-        ran: the place outside of whether the region ran, 1 or 0, for one that may be passed over.
+        ran: the place outside of whether the region ran, 1 or 0, for one that may be passed over; for a loop of which
+            some steps are recorded, of how many each stands for.
+        weights: where the region records the weights that uses have inside, times its own.
     """
 
     facts: Facts
@@ -167,6 +175,12 @@ class RegionBoundary:
     steps: int | None = None
     stacked: frozenset[int] = frozenset()
     ran: int = -1
+    weights: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only some steps of the loop are recorded."""
+        return self.steps is not None and self.ran >= 0
 
     def with_leaves(self, inside: Facts) -> RegionBoundary:
         """The boundary with the weights that the region computes, as leaves of the program around it."""
@@ -216,11 +230,16 @@ class RegionBoundary:
             samples=samples,
             canonical=canonical,
             is_identity=use.is_identity and all(parameter.is_arrangement for parameter in parameters.values()),
-            weight_source=self.source(use.weight_source) if use.weight_source >= 0 else self.ran,
+            weight_source=self._weight_source(use.weight_source),
             repeats=use.repeats,
             is_affine=use.is_affine,
             side=use.side * (self.steps or 1) if stacked else use.side,
+            is_sampled=use.is_sampled or self.is_sampled,
         )
+
+    def _weight_source(self, inside: int) -> int:
+        """The place outside of the weight that a use has at this place inside, -1 for none."""
+        return self.source(self.weights.get(inside, inside)) if inside >= 0 else self.ran
 
     def _slice(self, parameter: Parameter) -> Slice:
         program = self.facts.program
@@ -247,21 +266,19 @@ class RegionBoundary:
     def _lift_read(self, read: FeatureRead | RaggedRead, groups: int, stacked: bool) -> FeatureRead | RaggedRead:
         if isinstance(read, RaggedRead):
             return self._lift_ragged(read, stacked)
-        maps, weight, weight_source = read.maps, read.weight, self.ran
-        if self.steps is not None:
-            maps = tuple(LoopFeatures(feature_map, stacked) for feature_map in maps)
-        if weight is not None:
-            weight = LoopFeatures(weight, stacked) if self.steps is not None else weight
-            weight_source = self.source(read.weight_source)
-        elif self.ran >= 0:
+        maps, weight = read.maps, read.weight
+        if weight is None and self.ran >= 0:
             weight = RunWeight(groups, int(read.samples / read.repeats))
+        if self.steps is not None:
+            maps = tuple(LoopFeatures(feature_map, stacked, self.is_sampled) for feature_map in maps)
+            weight = None if weight is None else LoopFeatures(weight, stacked, self.is_sampled)
         return replace(
             read,
             maps=maps,
             sources=tuple(self.source(index) for index in read.sources),
             samples=read.samples * (1 if stacked else self.steps or 1),
             weight=weight,
-            weight_source=weight_source,
+            weight_source=-1 if weight is None else self._weight_source(read.weight_source),
         )
 
     def _lift_ragged(self, read: RaggedRead, stacked: bool) -> RaggedRead:
@@ -271,7 +288,7 @@ class RegionBoundary:
             return replace(read, sources=(rows, group))
         if stacked:
             group = self.derive(GroupsOfSteps(read.groups), (group,))
-        return replace(read, sources=(rows, group)).in_loop(self.steps, stacked)
+        return replace(read, sources=(rows, group)).in_loop(self.steps, stacked, self.is_sampled)
 
 
 def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
@@ -279,7 +296,8 @@ def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
     sources = tuple(facts.recorder.index(value) for value in neuron.features)
     program = facts.program
     inputs = tuple(facts.values[leaf] for leaf in neuron.leaves)
-    function = OwnFunction(Slice(program, inputs + neuron.features, neuron.value), neuron.leaves, neuron.shape)
+    equations = Slice(program, inputs + neuron.features, neuron.value, neuron.addends)
+    function = OwnFunction(equations, neuron.leaves, neuron.shape)
     outputs = max(1, prod(neuron.shape) // neuron.samples)
     return ParameterUse(
         leaves=neuron.leaves,

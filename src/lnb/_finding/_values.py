@@ -185,6 +185,7 @@ class PartialNeuron:
         repeats: how many samples each row stands for: an output of constant features, the same for all data.
         is_affine: whether the value is affine in the parameters; if not, its derivative at their present values counts.
         elements: how many parameter elements it has.
+        addends: the activations that were added to its value: they change no derivative in the leaves.
     """
 
     value: Value
@@ -206,6 +207,7 @@ class PartialNeuron:
     repeats: int = 1
     is_affine: bool = True
     elements: int = 0
+    addends: tuple[Value, ...] = ()
 
     def completed(self) -> PartialNeuron:
         """The neuron as it was when its last parameter joined."""

@@ -77,7 +77,10 @@ def called(eqn: Any, held: Sequence[jex.ClosedJaxpr]) -> jex.ClosedJaxpr | None:
 
 
 def _signature(variable: Any) -> tuple[Any, ...]:
-    aval = variable.aval
+    return _signature_of(variable.aval)
+
+
+def _signature_of(aval: Any) -> tuple[Any, ...]:
     return (type(aval), getattr(aval, "shape", None), getattr(aval, "dtype", None))
 
 
@@ -121,6 +124,31 @@ def scan_of(parameters: Parameters, inputs: Sequence[Any], outputs: Sequence[Any
 
 def _is_stack(outer: Any, inner: Any, length: int) -> bool:
     return outer.shape == (length, *inner.shape)
+
+
+@dataclass(frozen=True)
+class While:
+    """A loop of unknown length, whose operands are the condition's constants, the body's, and the carried values."""
+
+    condition: jex.ClosedJaxpr
+    body: jex.ClosedJaxpr
+    condition_consts: int
+    body_consts: int
+
+
+def while_of(parameters: Parameters, inputs: Sequence[Any], outputs: Sequence[Any]) -> While:
+    """Read a loop's parts: both its programs read constants of their own, and the carried values after them."""
+    condition, body = (close(parameters[name]) for name in ("cond_jaxpr", "body_jaxpr"))
+    if condition is None or body is None:
+        raise NotUnderstoodError("its condition or its body is no program")
+    counts = [len(program.in_avals) - len(outputs) for program in (condition, body)]
+    shapes = [_signature_of(aval) for aval in inputs]
+    expected = [
+        aval for avals in (condition.in_avals[: counts[0]], body.in_avals) for aval in map(_signature_of, avals)
+    ]
+    if min(counts) < 0 or shapes != expected:
+        raise NotUnderstoodError("its operands are not constants and carried values, in this order")
+    return While(condition, body, *counts)
 
 
 @dataclass(frozen=True)

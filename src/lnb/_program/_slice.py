@@ -16,16 +16,17 @@ from lnb._program._program import Program
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """The equations of a program that compute `output` from `inputs` and from constants."""
+    """The equations of a program that compute `output` from `inputs` and constants, with zeros for `addends`."""
 
     program: Program
     inputs: tuple[Value, ...]
     output: Value
+    addends: tuple[Value, ...] = ()
 
     @cached_property
     def equations(self) -> list[Equation]:
         """In the order of the program."""
-        wanted, stops, positions = [self.output], set(self.inputs), set()
+        wanted, stops, positions = [self.output], {*self.inputs, *self.addends}, set()
         while wanted:
             value = wanted.pop()
             position = self.program.makers.get(value)
@@ -37,9 +38,11 @@ class Slice:
     def __call__(self, arrays: Sequence[Any]) -> Any:
         """The output for these inputs; one that has the size 1 along an axis repeats along it."""
         environment = dict(self.program.constants)
+        avals = self.program.avals
+        environment.update((value, jnp.zeros(avals[value].shape, avals[value].dtype)) for value in self.addends)
         for value, array in zip(self.inputs, arrays, strict=True):
-            known = 0 <= value < len(self.program.avals)
-            environment[value] = jnp.broadcast_to(array, self.program.avals[value].shape) if known else array
+            known = 0 <= value < len(avals)
+            environment[value] = jnp.broadcast_to(array, avals[value].shape) if known else array
         for equation in self.equations:
             results = _evaluate(equation, [environment[value] for value in equation.inputs])
             environment.update(zip(equation.outputs, results, strict=True))

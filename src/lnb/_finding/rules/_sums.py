@@ -92,7 +92,9 @@ def _add_activation(
     subtracted = sign < 0 and states[0] is None
     if subtracted or neuron.shape != facts.shape[equation.outputs[0]]:
         return None
-    return replace(neuron, value=equation.outputs[0], last_complete=neuron.completed())
+    added = equation.inputs[1 if states[0] else 0]
+    addends = neuron.addends if added in neuron.features else (*neuron.addends, added)
+    return replace(neuron, value=equation.outputs[0], addends=addends, last_complete=neuron.completed())
 
 
 def _shift(
@@ -184,6 +186,7 @@ def _join(facts: Facts, equation: Equation, first: PartialNeuron, second: Partia
         value=joined.value,
         leaves=joined.leaves,
         features=joined.features,
+        addends=joined.addends,
         terms=(first.terms or ()) + (second.terms or ()),
         bias=first.bias or second.bias,
         constant=False,
