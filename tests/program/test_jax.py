@@ -124,6 +124,22 @@ def test_a_checkpoint_name_gives_its_input():
     np.testing.assert_array_equal(equation.bind([X])[0], X)
 
 
+def test_a_split_has_its_axis_and_sizes():
+    equation, _ = only(lambda x: jnp.split(x, [1, 2], axis=1), X)
+    assert equation.primitive is unlisted().split
+    assert (equation.parameters["axis"], equation.parameters["sizes"]) == (1, (1, 1, 2))
+    for got, wanted in zip(equation.bind([X]), jnp.split(X, [1, 2], axis=1), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_an_unstack_has_its_axis_and_is_a_split_before_jax_had_it():
+    equations = program_of(lambda x: jnp.unstack(x, axis=1), X).equations
+    assert equations[0].primitive is (unlisted().unstack or unlisted().split)
+    assert equations[0].parameters["axis"] == 1
+    assert len(equations[0].outputs) == 4
+    assert len(equations) == (1 if unlisted().unstack else 5)
+
+
 @jax.custom_jvp
 def halved(x):
     return x * 1
@@ -231,7 +247,7 @@ def test_a_lookup_has_the_parameters_that_are_read():
 def test_operations_that_jax_does_not_list_are_found_whatever_is_in_force():
     """The examples are traced apart from the caller's mesh, trace and settings."""
     expected = unlisted()
-    assert None not in vars(expected).values()
+    assert {name for name, found in vars(expected).items() if found is None} <= {"unstack"}  # which JAX 0.8 has not
     unlisted.cache_clear()
     mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
     with jax.set_mesh(mesh):

@@ -18,6 +18,7 @@ from lnb._features import DenseFeatures, FeatureMap, FeatureRead, LoopFeatures, 
 from lnb._features._layout import Concatenate, Layout, Steps
 from lnb._finding._element_ids import ids_along, varying_axes
 from lnb._finding._facts import Facts
+from lnb._finding._parts import part_of_outputs
 from lnb._finding._values import Parameter, PartialNeuron
 from lnb._program import Recorder, Slice
 
@@ -37,6 +38,7 @@ class CanonicalUse:
         groups, outputs: g and o.
         whole: every element of the leaves belongs to W or b.
         bias_leaves: the leaves that b is made of.
+        parts: which part each of the outputs o belongs to, see `part_of_outputs`.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class CanonicalUse:
     outputs: int
     whole: bool
     bias_leaves: frozenset[int]
+    parts: tuple[int, ...]
 
     @property
     def inputs(self) -> int:
@@ -269,6 +272,7 @@ def _canonical(
         outputs=neuron.outputs,
         whole=all(term.parameter.whole for term in terms) and (bias is None or bias.parameter.whole),
         bias_leaves=frozenset(bias.parameter.leaves if bias else ()),
+        parts=part_of_outputs(facts, neuron),
     )
 
 

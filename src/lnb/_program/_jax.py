@@ -155,12 +155,15 @@ class Unlisted:
         name: of `checkpoint_name`.
         shard_map: of `jax.shard_map`.
         vary: the mark of a value that all devices of a map share, where it meets one that they do not.
+        split, unstack: of `jax.lax.split` and `jax.lax.unstack`.
     """
 
     checkpoint: Any
     name: Any
     shard_map: Any
     vary: Any
+    split: Any
+    unstack: Any
 
 
 @cache
@@ -184,6 +187,8 @@ def _unlisted() -> Unlisted:
         name=_primitive(_example(lambda x: checkpoint_name(x, "name"))),
         shard_map=_primitive(mapped),
         vary=_primitive(inside[0] if inside else None),
+        split=_primitive(_example(lambda x: jax.lax.split(x, (1,)))),
+        unstack=_primitive(_example(lambda x: jax.lax.unstack(x))),
     )
 
 
