@@ -18,7 +18,7 @@ from lnb._features._layout import Concatenate, Layout, Reshape, Slice
 from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
 from lnb._finding._values import PartialNeuron
-from lnb._finding.rules._layouts import is_layout, rearranged
+from lnb._finding.rules._layouts import layout_primitives, rearranged
 from lnb._program import Equation, Value, unlisted
 
 _LINEAR = (
@@ -130,7 +130,7 @@ def _is_linear(facts: Facts, equation: Equation, given: Mapping[int, ElementIds]
 def _cut(facts: Facts, equation: Equation, ids: ElementIds) -> Sequence[ElementIds] | None:
     """The ids of what an equation rearranges or cuts apart; None for other equations."""
     p = equation.parameters
-    if is_layout(equation):
+    if equation.primitive in layout_primitives():
         moved = rearranged(equation, facts.shape[equation.outputs[0]], ids)
         return None if moved is None else [moved]
     if equation.primitive is unlisted().split:

@@ -22,7 +22,7 @@ from lnb._finding.rules._layouts import is_layout, lay_out, layout_primitives
 from lnb._finding.rules._linear import after_nonlinear, linear
 from lnb._finding.rules._products import negate, product
 from lnb._finding.rules._sums import add, concatenate
-from lnb._program import Equation, NotUnderstoodError, Value
+from lnb._program import Equation, NotUnderstoodError, Value, unlisted
 
 Rule = Callable[[Facts, Equation, Sequence[TrackedValue]], Outcome]
 
@@ -74,8 +74,14 @@ class _Search:
             if isinstance(state, Parameter):
                 self._note(Outcome(reasons=((state.leaves, "reaches the loss without meeting any data"),)))
             self._complete(value)
-        self._found.uses[:0] = [finish(facts, neuron, self._found.recorder) for neuron in self._completed]
+        cuts = self._cuts()
+        self._found.uses[:0] = [finish(facts, neuron, self._found.recorder, cuts) for neuron in self._completed]
         return self._found
+
+    def _cuts(self) -> bool:
+        """Whether the program cuts any value apart."""
+        cutting = {primitives.slice_p, primitives.dynamic_slice_p, unlisted().split, unlisted().unstack}
+        return any(equation.primitive in cutting for equation in self._facts.program.equations)
 
     def _visit(self, position: int, equation: Equation) -> None:
         facts = self._facts

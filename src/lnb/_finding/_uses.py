@@ -49,7 +49,7 @@ class CanonicalUse:
     outputs: int
     whole: bool
     bias_leaves: frozenset[int]
-    parts: tuple[int, ...]
+    parts: tuple[int, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -225,18 +225,28 @@ class RegionBoundary:
         )
 
 
-def finish(facts: Facts, neuron: PartialNeuron, recorder: Recorder) -> ParameterUse:
-    """Make the use of a completed neuron, and add what it reads to the recorder."""
+def finish(facts: Facts, neuron: PartialNeuron, recorder: Recorder, cuts: bool) -> ParameterUse:
+    """Make the use of a completed neuron, and add what it reads to the recorder.
+
+    Args:
+        facts: of the program.
+        neuron: the neuron.
+        recorder: of the program.
+        cuts: whether the program cuts any value apart; if not, the neuron's outputs are one part.
+    """
     sources = tuple(recorder.index(value) for value in neuron.features)
     program = facts.program
     inputs = tuple(program.inputs[leaf] for leaf in neuron.leaves)
     function = OwnFunction(Slice(program, inputs + neuron.features, neuron.value), neuron.leaves, neuron.shape)
+    canonical = _canonical(facts, neuron, function, recorder, sources) if neuron.terms else None
+    if canonical is not None and cuts:
+        canonical = replace(canonical, parts=part_of_outputs(facts, neuron))
     return ParameterUse(
         leaves=neuron.leaves,
         function=function,
         sources=sources,
         samples=neuron.samples * neuron.repeats,
-        canonical=_canonical(facts, neuron, function, recorder, sources) if neuron.terms else None,
+        canonical=canonical,
         is_identity=neuron.is_identity,
         repeats=neuron.repeats,
     )
@@ -272,7 +282,6 @@ def _canonical(
         outputs=neuron.outputs,
         whole=all(term.parameter.whole for term in terms) and (bias is None or bias.parameter.whole),
         bias_leaves=frozenset(bias.parameter.leaves if bias else ()),
-        parts=part_of_outputs(facts, neuron),
     )
 
 

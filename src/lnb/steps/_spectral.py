@@ -143,7 +143,9 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False, parts: 
         step_of_group, bias = _step_from_the_left, False
     else:
         step_of_group = _step_from_the_right
-    theta, rows = ([_as_groups(p, parts) for p in split_bias(packed, bias)] for packed in (direction, gradient))
+    theta, rows = split_bias(direction, bias), split_bias(gradient, bias)
+    if parts > 1:
+        theta, rows = ([_as_groups(packed, parts) for packed in each] for each in (theta, rows))
     if groups * parts > 1:
         step, squared_norm = jax.vmap(step_of_group)(theta, rows)
     else:  # A single group has no axis of groups (docs/notes.md).
@@ -156,8 +158,6 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False, parts: 
 
 def _as_groups(packed: Array, parts: int) -> Array:
     """V [g, i, part * o] as [g * part, i, o]."""
-    if parts == 1:
-        return packed
     groups, inputs, _ = packed.shape
     return packed.reshape(groups, inputs, parts, -1).swapaxes(1, 2).reshape(groups * parts, inputs, -1)
 
