@@ -353,8 +353,8 @@ def _grouped_query(p, x):
 
 
 def _swiglu(p, x):
-    gate, up = jnp.split(x @ p["w"] + p["b"], [3], axis=-1)
-    return jax.nn.silu(gate) * up
+    y = x @ p["w"] + p["b"]
+    return jax.nn.silu(y[:, :3]) * y[:, 3:]
 
 
 def _rotary(p, x):
