@@ -48,6 +48,11 @@ CUT = {
     "a cast before": (lambda p: jnp.split(linear(p).astype(jnp.bfloat16), 2, axis=-1), (6, 6)),
     "more added before": (lambda p: jnp.split(linear(p) + jnp.sin(X @ jnp.ones((4, 12))), 2, axis=-1), (6, 6)),
     "samples too": (lambda p: [linear(p)[:, :1, :4], linear(p)[..., 4:]], (4, 8)),
+    "a difference of some": (lambda p: [linear(p)[..., :4] - linear(p)[..., 4:8], linear(p)[..., 8:]], (8, 4)),
+    "a slice that is moved inside": (
+        lambda p: [linear(p)[..., :8], jax.lax.dynamic_slice_in_dim(linear(p), 11, 4, axis=-1)],
+        (8, 4),
+    ),
     "pieces of pieces": (
         lambda p: [*jnp.split(jnp.split(linear(p), 2, axis=-1)[0], 2, -1), linear(p)[..., 6:]],
         (3, 3, 6),
@@ -58,7 +63,7 @@ CUT = {
     ),
     "scale, shift and gate": (lambda p: modulated(p, X), (4, 4, 4)),
     "the same in a loop": (
-        lambda p: jax.lax.scan(lambda x, _: (modulated(p, x), None), X * p["s"], length=2)[0],
+        lambda p: jax.lax.scan(lambda x, _: (modulated(p | {"s": 2.0}, x), None), X * p["s"], length=2)[0],
         (4, 4, 4),
     ),
     "in a checkpoint": (lambda p: jax.checkpoint(lambda p: jnp.split(linear(p), 3, axis=-1))(p), (4, 4, 4)),

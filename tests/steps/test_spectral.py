@@ -185,3 +185,10 @@ def test_the_operations_of_a_step_are_those_of_its_products():
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 2
     counted = jax.jit(spectral_step).lower(*arrays).compile().cost_analysis()["flops"]
     assert 0.9 * counted < spectral_flops(shape) < counted
+
+
+def test_the_operations_of_parts_are_those_of_as_many_groups():
+    arrays = [jax.ShapeDtypeStruct((1, 24, 48), jnp.float32)] * 2
+    step = jax.jit(lambda direction, gradient: spectral_step(direction, gradient, parts=3))
+    counted = step.lower(*arrays).compile().cost_analysis()["flops"]
+    assert 0.9 * counted < spectral_flops((3, 24, 16)) < counted
