@@ -53,6 +53,14 @@ CUT = {
         lambda p: [linear(p)[..., :8], jax.lax.dynamic_slice_in_dim(linear(p), 11, 4, axis=-1)],
         (8, 4),
     ),
+    "constant places": (
+        lambda p: [jnp.take(linear(p), jnp.asarray(places), axis=-1) for places in ([0, 5, 7], [1, 2, 3, 4, 6], 11)],
+        (3, 5, 3, 1),
+    ),
+    "constant places of an axis in the middle": (
+        lambda p: [jnp.take(linear(p).reshape(2, 5, 2, 3, 2), k, axis=3) for k in range(3)],
+        (4, 4, 4),
+    ),
     "pieces of pieces": (
         lambda p: [*jnp.split(jnp.split(linear(p), 2, axis=-1)[0], 2, -1), linear(p)[..., 6:]],
         (3, 3, 6),
@@ -74,6 +82,8 @@ WHOLE = {
     "a whole use beside": lambda p: [*jnp.split(linear(p), 3, axis=-1), linear(p)],
     "slices that overlap": lambda p: [linear(p)[..., :7], linear(p)[..., 5:]],
     "slices along the samples": lambda p: jnp.split(linear(p), 5, axis=1),
+    "constant places of samples": lambda p: [jnp.take(linear(p), k, axis=0) for k in range(2)],
+    "constant places out of bounds": lambda p: [linear(p)[..., :8], jnp.take(linear(p), 12, axis=-1)],
     "indexing of samples": lambda p: [linear(p)[0], linear(p)[1]],
     "one slice": lambda p: linear(p)[..., :7],
     "a nonlinear function before": lambda p: jnp.split(jnp.sin(linear(p)), 3, axis=-1),

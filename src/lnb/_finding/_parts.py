@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import groupby, pairwise
-from math import gcd
+from math import gcd, prod
 
 import numpy as np
 from jax.extend.core import primitives
@@ -92,8 +92,13 @@ class _Parts:
 
 
 def _distinct(ids: ElementIds) -> np.ndarray:
-    """The ids that appear, each read once where they repeat along an axis."""
-    return np.unique(ids[tuple(slice(None) if stride else slice(1) for stride in ids.strides)])
+    """The ids that appear."""
+    return np.unique(_repeated_once(ids))
+
+
+def _repeated_once(ids: ElementIds) -> ElementIds:
+    """The ids, with length 1 along the axes that they repeat along."""
+    return ids[tuple(slice(None) if stride else slice(1) for stride in ids.strides)]
 
 
 def _follow(facts: Facts, equation: Equation, given: Mapping[int, ElementIds], parts: _Parts) -> Sequence[ElementIds]:
@@ -141,7 +146,25 @@ def _cut(facts: Facts, equation: Equation, ids: ElementIds) -> Sequence[ElementI
         sizes, starts = p["slice_sizes"], [int(facts.constant(value)) for value in equation.inputs[1:]]
         starts = [min(max(s, 0), length - n) for s, n, length in zip(starts, sizes, ids.shape, strict=True)]
         return [ids[tuple(slice(s, s + n) for s, n in zip(starts, sizes, strict=True))]]
+    if equation.primitive is primitives.gather_p and facts.is_constant(equation.inputs[1]):
+        return _chosen(facts, equation, ids)
     return None
+
+
+def _chosen(facts: Facts, equation: Equation, ids: ElementIds) -> Sequence[ElementIds] | None:
+    """The ids after a gather at constant places of one axis; None for other gathers."""
+    numbers, sizes = equation.parameters["dimension_numbers"], equation.parameters["slice_sizes"]
+    axes = numbers.start_index_map
+    if axes != numbers.collapsed_slice_dims or len(axes) != 1 or prod(sizes) * ids.shape[axes[0]] != ids.size:
+        return None
+    places = np.asarray(facts.constant(equation.inputs[1]))[..., 0]
+    if places.min(initial=0) < 0 or places.max(initial=0) >= ids.shape[axes[0]]:
+        return None
+    others = np.moveaxis(_repeated_once(ids), axes[0], 0)
+    chosen = others[places % len(others)]  # the axes of the places, then the others
+    shape = facts.shape[equation.outputs[0]]
+    batch = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+    return [np.broadcast_to(np.moveaxis(chosen, range(len(shape)), [*batch, *numbers.offset_dims]), shape)]
 
 
 def in_parts(layout: Layout, shape: tuple[int, int, int], parts: tuple[int, ...]) -> Layout:

@@ -80,7 +80,8 @@ class _Search:
 
     def _cuts(self) -> bool:
         """Whether the program cuts any value apart."""
-        cutting = {primitives.slice_p, primitives.dynamic_slice_p, unlisted().split, unlisted().unstack}
+        cutting = {primitives.slice_p, primitives.dynamic_slice_p, primitives.gather_p}
+        cutting |= {unlisted().split, unlisted().unstack}
         return any(equation.primitive in cutting for equation in self._facts.program.equations)
 
     def _visit(self, position: int, equation: Equation) -> None:
