@@ -53,6 +53,7 @@ CUT = {
         lambda p: [linear(p)[..., :8], jax.lax.dynamic_slice_in_dim(linear(p), 11, 4, axis=-1)],
         (8, 4),
     ),
+    "an empty slice": (lambda p: jnp.split(linear(p), [0, 4], axis=-1), (4, 8)),
     "constant places": (
         lambda p: [jnp.take(linear(p), jnp.asarray(places), axis=-1) for places in ([0, 5, 7], [1, 2, 3, 4, 6], 11)],
         (3, 5, 3, 1),

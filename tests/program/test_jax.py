@@ -296,6 +296,18 @@ def test_a_layout_with_unknown_parameters_lists_what_goes_in(monkeypatch):
     )
 
 
+def test_outputs_in_a_layout_with_unknown_parameters_are_read_together(monkeypatch):
+    monkeypatch.setitem(_layouts._LAYOUTS, primitives.transpose_p, lambda of, shape, p: Transpose(of, p["order"]))
+
+    def loss_fn(p, x):
+        y = x @ p["w"]
+        turned = y[:, 2:].T
+        return jnp.sum(jnp.tanh(y[:, :2])) + jnp.sum(jnp.tanh(turned[0]) * turned[1])
+
+    (neuron,) = lnb.find_neurons(loss_fn, {"w": PARAMS["w"]}, X)
+    assert neuron.parts == (2, 2)
+
+
 def test_a_loop_of_unknown_operands_lists_what_goes_in(monkeypatch):
     def raises(*_):
         raise _jax.NotUnderstoodError("its operands are others")

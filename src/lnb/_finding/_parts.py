@@ -19,7 +19,7 @@ from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
 from lnb._finding._values import PartialNeuron
 from lnb._finding.rules._layouts import layout_primitives, rearranged
-from lnb._program import Equation, Value, unlisted
+from lnb._program import Equation, NotUnderstoodError, Value, unlisted
 
 _LINEAR = (
     primitives.add_p,
@@ -72,6 +72,8 @@ class _Parts:
     def join(self, *ids: ElementIds) -> int:
         """Put the outputs with these ids into one set, and give the id of one of them."""
         outputs = np.concatenate([_distinct(each) for each in ids]) % self._set_of.size
+        if not outputs.size:  # nothing is read, so that any output stands for it
+            return 0
         sets = self._set_of[outputs]
         self._set_of[np.isin(self._set_of, sets)] = sets.min()
         self._is_read[outputs] = True
@@ -111,9 +113,13 @@ def _follow(facts: Facts, equation: Equation, given: Mapping[int, ElementIds], p
         parts: what the equation reads together is joined here.
     """
     shape, (ids, *others) = facts.shape[equation.outputs[0]], given.values()
-    moved = _cut(facts, equation, ids) if list(given) == [0] else None
-    if moved is not None:
-        return moved
+    if list(given) == [0]:
+        try:
+            moved = _cut(facts, equation, ids)
+        except NotUnderstoodError:  # of an unknown form, so that it may read all that is given
+            moved = None
+        if moved is not None:
+            return moved
     if not _is_linear(facts, equation, given):
         for each in given.values():
             parts.join(each)
