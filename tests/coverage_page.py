@@ -22,7 +22,8 @@ Each row is a neuron that `find_neurons` finds in a network of the tests. The te
 Jacobian in 64-bit precision, compare the loss and its gradient with those of the original function, and run a training
 step. `print(neurons)` shows the same columns for your own network, and the solver of each neuron.
 
-- **in → out** has the sizes of the linear function, with `+1` for a bias.
+- **in → out** has the sizes of the linear function, with `+1` for a bias. `3 x 2` outputs are three parts that the
+  program cuts apart, such as q, k and v. By default each part takes a step of its own.
 - **groups** counts the groups that have parameters of their own.
 - **samples** is the number of samples in one batch of the test.
 - **metric** says how the metric is known. "Gram" is the Gram matrix E[x xᵀ] of the features. "two Gram" belongs to a

@@ -45,6 +45,7 @@ class Neuron:
         output_bias: of a tied weight, the bias [1, i, 1] that is added where it is used as W^T.
         whole: whether all elements of its leaves are its own.
         bias_leaves: the leaves that are its biases.
+        parts: sizes of the parts that the program cuts the outputs o into, such as q, k and v; () for one part.
         left_out: of the neuron as it was found, the leaves that are trained by something else.
         features: the feature set that it was found with; None where the metric is the identity.
         side: of a neuron that is kept as its equations, the smaller side of its parameters as a matrix [i(+1), o], o
@@ -66,6 +67,7 @@ class Neuron:
     output_bias: Layout | None = field(repr=False)
     whole: bool
     bias_leaves: frozenset[int]
+    parts: tuple[int, ...] = ()
     left_out: frozenset[int] = frozenset()
     features: AnyFeatureSet | None = field(default=None, repr=False, compare=False)
     side: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from lnb._metric import metric_of
@@ -29,7 +30,7 @@ def table(
     choice, seen = Auto(), set()
     total = passes = 0.0
     for neuron in neurons:
-        sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {neuron.outputs}"
+        sizes = f"{neuron.inputs}{'+1' if neuron.has_bias else ''} -> {_outputs(neuron)}"
         sizes = "" if neuron.kind == "identity" else sizes
         metric = _METRICS.get(neuron.kind, "Gram")
         if neuron.features is not None and any(read.is_sampled for read in neuron.features.reads):
@@ -57,6 +58,12 @@ def table(
         lines.append("Ignored as asked, left to other optimizers:")
         lines += [f"  {path}" for path in ignored]
     return "\n".join(lines)
+
+
+def _outputs(neuron: Neuron) -> str:
+    """The number of outputs, or the sizes of their parts, such as `12 + 2 x 4`."""
+    runs = [(size, len(list(run))) for size, run in groupby(neuron.parts or (neuron.outputs,))]
+    return " + ".join(f"{count} x {size}" if count > 1 else str(size) for size, count in runs)
 
 
 def _operations(solver: Solver, neuron: Neuron, shared: bool) -> float:

@@ -40,6 +40,7 @@ class Layer:
         output: `output(chosen, params, *args)` with the neuron's parameters apart, by key, so that those of earlier
             layers can be held. None: the whole network's, or where the case captures calls, theirs.
         parts: how many neurons of the same size it is found as.
+        cut: the sizes of the parts that its outputs are cut into.
     """
 
     keys: tuple[str, ...]
@@ -48,6 +49,7 @@ class Layer:
     samples: int
     output: Callable[..., Any] | None = None
     parts: int = 1
+    cut: tuple[int, ...] = ()
 
     @property
     def paths(self) -> dict[str, str]:

@@ -208,8 +208,16 @@ EQUINOX = [
                 (1, 4, 9),
                 15,
                 lambda s, p, x: gru_inputs(p, x)[0] @ s[".weight_ih"].T + s[".bias"],
+                cut=(3, 3, 3),
             ),
-            Layer((".weight_hh",), "dense", (1, 3, 9), 15, lambda s, p, x: gru_inputs(p, x)[1] @ s[".weight_hh"].T),
+            Layer(
+                (".weight_hh",),
+                "dense",
+                (1, 3, 9),
+                15,
+                lambda s, p, x: gru_inputs(p, x)[1] @ s[".weight_hh"].T,
+                cut=(3, 3, 3),
+            ),
             Layer((".bias_n",), "identity", (3, 0, 1), 15, lambda s, p, x: jnp.broadcast_to(s[".bias_n"], (15, 3))),
         ],
     ),
@@ -227,6 +235,7 @@ EQUINOX = [
                 lambda s, p, x: (
                     lstm_inputs(p, x)[0] @ s[".weight_ih"].T + lstm_inputs(p, x)[1] @ s[".weight_hh"].T + s[".bias"]
                 ),
+                cut=(3, 3, 3, 3),
             )
         ],
     ),

@@ -45,6 +45,15 @@ class Recomputed(linen.Module):
         return jnp.tanh(linen.remat(linen.Dense)(3, name="dense")(x))
 
 
+class Fused(linen.Module):
+    """Attention of two heads, whose query, key and value are one layer."""
+
+    @linen.compact
+    def __call__(self, x):
+        q, k, v = jnp.moveaxis(linen.DenseGeneral((3, 2, 2), name="qkv")(x), -3, 0)
+        return linen.dot_product_attention(q, k, v)
+
+
 class Tied(linen.Module):
     """An embedding and the same embedding as the head."""
 
@@ -111,6 +120,13 @@ LINEN = [
             Layer((f"['{name}']['bias']", f"['{name}']['kernel']"), "dense", (1, 4, 4), 15)
             for name in ("key", "out", "query", "value")
         ],
+        DENSE,
+    ),
+    flax_linen(
+        "fused attention: `linen.DenseGeneral((3, heads, d))`, unpacked",
+        Fused(),
+        (T,),
+        [Layer(("['qkv']['bias']", "['qkv']['kernel']"), "dense", (1, 4, 12), 15, cut=(4, 4, 4))],
         DENSE,
     ),
     flax_linen("`linen.scan` over layers", Scanned(Step), (X,), STACK),

@@ -1,5 +1,7 @@
 """Flax NNX: its layers, and its transformations around them."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,8 +216,8 @@ NNX = [
         lambda r: recurrent(nnx.GRUCell(4, 3, rngs=r)),
         (T,),
         [
-            Layer(paths("kernel", prefix="['cell']['dense_h']"), "dense", (1, 3, 9), 15),
-            linear("['cell']['dense_i']", (1, 4, 9), 15),
+            Layer(paths("kernel", prefix="['cell']['dense_h']"), "dense", (1, 3, 9), 15, cut=(3, 3, 3)),
+            replace(linear("['cell']['dense_i']", (1, 4, 9), 15), cut=(3, 3, 3)),
         ],
         watch=CLASSIC,
     ),

@@ -449,6 +449,30 @@ def _fused_attention(p, x):
     return jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v
 
 
+def _by_head(p, x):
+    y = (x @ p["w"] + p["b"]).reshape(2, 5, 2, 3, 2)
+    q, k, v = (y[:, :, :, part].swapaxes(1, 2) for part in range(3))
+    return jax.nn.softmax(q @ k.swapaxes(2, 3)) @ v
+
+
+def _grouped_query(p, x):
+    y = (x @ p["w"]).reshape(2, 5, 2, 4, 2)
+    q, k, v = y[..., :2, :], y[..., 2:3, :], y[..., 3:, :]
+    return jax.nn.softmax(jnp.einsum("bthqd,bshkd->bhqts", q, k)) @ v.transpose(0, 2, 3, 1, 4)
+
+
+def _swiglu(p, x):
+    y = x @ p["w"] + p["b"]
+    return jax.nn.silu(y[:, :3]) * y[:, 3:]
+
+
+def _rotary(p, x):
+    half, other = jnp.split(x @ p["w"], 2, axis=-1)
+    angle = jnp.arange(5.0)[:, None]
+    turned = [half * jnp.cos(angle) - other * jnp.sin(angle), other * jnp.cos(angle) + half * jnp.sin(angle)]
+    return jnp.concatenate(turned, axis=-1)
+
+
 def _haiku_style(params, x):
     for name in ("mlp/~/linear_0", "mlp/~/linear_1"):
         layer = params[name]
@@ -511,7 +535,35 @@ NETWORKS = [
         _fused_attention,
         {"w": normal(4, 6), "b": normal(6)},
         (T,),
-        (Layer(("b", "w"), "dense", (1, 4, 6), 10, lambda s, p, x: x @ s["w"] + s["b"]),),
+        (Layer(("b", "w"), "dense", (1, 4, 6), 10, lambda s, p, x: x @ s["w"] + s["b"], cut=(2, 2, 2)),),
+    ),
+    Case(
+        "fused attention: `(x @ qkv + b).reshape(.., heads, 3, d)`, indexed",
+        _by_head,
+        {"w": normal(4, 12), "b": normal(12)},
+        (T,),
+        (Layer(("b", "w"), "dense", (1, 4, 12), 10, lambda s, p, x: x @ s["w"] + s["b"], cut=(4, 4, 4)),),
+    ),
+    Case(
+        "fused attention: two queries for each key and value, sliced",
+        _grouped_query,
+        {"w": normal(4, 16)},
+        (T,),
+        (Layer(("w",), "dense", (1, 4, 16), 10, lambda s, p, x: x @ s["w"], cut=(8, 4, 4)),),
+    ),
+    Case(
+        "gate and up: `silu(y[:, :3]) * y[:, 3:]` of `y = x @ w + b`",
+        _swiglu,
+        {"w": normal(4, 6), "b": normal(6)},
+        (X,),
+        (Layer(("b", "w"), "dense", (1, 4, 6), 6, lambda s, p, x: x @ s["w"] + s["b"], cut=(3, 3)),),
+    ),
+    Case(
+        "`x @ q`, its halves turned by a rotary embedding",
+        _rotary,
+        {"w": normal(4, 6)},
+        (T,),
+        (Layer(("w",), "dense", (1, 4, 6), 10, lambda s, p, x: x @ s["w"]),),
     ),
     Case(
         "`tanh(x @ w[:, :3]) * (x @ w[:, 3:])`",

@@ -78,13 +78,13 @@ def check_table(case, neurons, params):
     sizes = {path: leaf.size for path, leaf in by_path(params).items()}
     missing = sum(sizes[path] for path in case.uncovered)
     np.testing.assert_allclose(neurons.coverage, 1 - missing / sum(sizes.values()))
-    got = sorted((n.paths, n.kind, n.groups, n.inputs, n.outputs, n.samples) for n in neurons)
+    got = sorted((n.paths, n.kind, n.groups, n.inputs, n.outputs, n.samples, n.parts) for n in neurons)
     wanted = []
     for layer in case.layers:
         found = matching(neurons, layer)
         groups, inputs, outputs = layer.sizes
         paths = found[0].paths if found else tuple(layer.paths.values())
-        wanted += [(paths, layer.kind, groups, inputs, outputs // layer.parts, layer.samples)] * layer.parts
+        wanted += [(paths, layer.kind, groups, inputs, outputs // layer.parts, layer.samples, layer.cut)] * layer.parts
     assert got == sorted(wanted)
     table = str(neurons)
     assert all(path in table for path in sizes)

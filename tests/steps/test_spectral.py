@@ -215,3 +215,10 @@ def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(form, inpu
         return float(jnp.sqrt(jnp.mean(layer(updates) ** 2)))
 
     assert 1 / 1.27 < moved(form) / moved("plain") < 1 / 0.73
+
+
+def test_the_operations_of_parts_are_those_of_as_many_groups():
+    arrays = [jax.ShapeDtypeStruct((1, 24, 48), jnp.float32)] * 2
+    step = jax.jit(lambda direction, gradient: spectral_step(direction, gradient, parts=3))
+    counted = step.lower(*arrays).compile().cost_analysis()["flops"]
+    assert 0.9 * counted < spectral_flops((3, 24, 16)) < counted

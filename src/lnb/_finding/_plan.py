@@ -16,6 +16,7 @@ from lnb._features._layout import Layout, Transpose, ravel
 from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
 from lnb._finding._linearised import linearise
+from lnb._finding._parts import in_parts
 from lnb._finding._search import search
 from lnb._finding._uses import CanonicalUse, ParameterUse
 from lnb._neuron import Neuron
@@ -105,6 +106,7 @@ def _neuron(
         whole: bool = True,
         bias_leaves: frozenset[int] = frozenset(),
         side: int | None = None,
+        parts: tuple[int, ...] = (),
     ) -> Neuron:
         weight, bias, output_bias = packing
         groups, inputs, outputs = sizes
@@ -124,6 +126,7 @@ def _neuron(
             output_bias=output_bias,
             whole=whole,
             bias_leaves=bias_leaves,
+            parts=parts,
             features=features,
             side=side,
         )
@@ -146,8 +149,16 @@ def _neuron(
     form = _representative(straight)
     sizes = (form.groups, form.inputs, form.outputs)
     if not transposed:
-        packing = (form.weight, form.bias, None)
-        return neuron(form.kind, sizes, _feature_set(straight), packing, whole=form.whole, bias_leaves=form.bias_leaves)
+        parts, weight, bias = _parts(straight)
+        return neuron(
+            form.kind,
+            sizes,
+            _feature_set(straight),
+            (weight, bias, None),
+            whole=form.whole,
+            bias_leaves=form.bias_leaves,
+            parts=parts,
+        )
     other = _representative(transposed)
     return neuron(
         "tied",
@@ -191,6 +202,17 @@ def _sides(forms: Sequence[CanonicalUse], facts: Facts) -> tuple[list[CanonicalU
 def _representative(forms: Sequence[CanonicalUse]) -> CanonicalUse:
     """A use that has the bias, if there is one."""
     return next((form for form in forms if form.bias is not None), forms[0])
+
+
+def _parts(forms: Sequence[CanonicalUse]) -> tuple[tuple[int, ...], Layout, Layout | None]:
+    """The sizes of the parts that every use cuts the outputs into, and weight and bias with each part together."""
+    form = _representative(forms)
+    if not form.parts or any(other.parts != form.parts for other in forms):
+        return (), form.weight, form.bias
+    sizes = tuple(form.parts.count(part) for part in range(max(form.parts) + 1))
+    weight = in_parts(form.weight, (form.groups, form.inputs, form.outputs), form.parts)
+    bias = None if form.bias is None else in_parts(form.bias, (form.groups, 1, form.outputs), form.parts)
+    return sizes, weight, bias
 
 
 def _feature_set(forms: Sequence[CanonicalUse]) -> FeatureSet:

@@ -112,6 +112,10 @@ class Region:
                 aval = program.avals[program.inputs[k]]
                 shapes[k] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
         facts = Facts(program, shapes, own_derivative or self.facts.own_derivative)
+        outside = self.equation.inputs[len(self.equation.inputs) - len(states) :]
+        for value, outer in zip(program.inputs, outside, strict=True):
+            if self.facts.ancestors.get(outer):  # as from a leaf that is none of the region's own
+                facts.ancestors[value] = 1 << len(states)
         inside: dict[int, TrackedValue] = {program.inputs[k]: facts.leaf(k) for k in shapes}
         inside.update((program.inputs[k], state) for k, state in enumerate(states) if isinstance(state, Stopped))
         live = [repeats and any(self.differentiated)] * len(program.outputs) if repeats else self.differentiated

@@ -42,7 +42,7 @@ _COMBINING: dict[Any, Rule] = {
 @cache
 def _rules() -> dict[Any, Rule]:
     """The rule of each operation that has one; `linear` is that of all others."""
-    layouts = {**dict.fromkeys(layout_primitives(), lay_out), unlisted().split: split}
+    layouts = {**dict.fromkeys(layout_primitives(), lay_out), unlisted().split: split, unlisted().unstack: split}
     return {**_COMBINING, **layouts, primitives.complex_p: complex_number}
 
 
@@ -86,15 +86,21 @@ class _Search:
             self._complete(value)
         self._found.outputs = tuple(self._states.get(value) for value in program.outputs)
         kept = [neuron for neuron in self._completed if not self._is_absorbed(neuron)]
-        self._found.uses[:0] = [finish(facts, neuron) for neuron in kept]
+        cuts = self._cuts()
+        self._found.uses[:0] = [finish(facts, neuron, cuts) for neuron in kept]
         return self._found
 
     def _is_absorbed(self, neuron: PartialNeuron) -> bool:
         """Whether the neuron's output goes into the computation of a weight alone."""
         if not self._facts.absorbed:
             return False
-        readers = [k for k, each in enumerate(self._facts.program.equations) if neuron.value in each.inputs]
-        return self._facts.absorbed.issuperset(readers)
+        return self._facts.absorbed.issuperset(self._facts.program.readers.get(neuron.value, ()))
+
+    def _cuts(self) -> bool:
+        """Whether the program cuts any value apart."""
+        cutting = {primitives.slice_p, primitives.dynamic_slice_p, primitives.gather_p}
+        cutting |= {unlisted().split, unlisted().unstack}
+        return any(equation.primitive in cutting for equation in self._facts.program.equations)
 
     def _visit(self, position: int, equation: Equation) -> None:
         facts = self._facts

@@ -28,6 +28,7 @@ from lnb._features import (
 from lnb._features._layout import Concatenate, Layout, Steps
 from lnb._finding._element_ids import ids_along, varying_axes
 from lnb._finding._facts import Facts
+from lnb._finding._parts import part_of_outputs
 from lnb._finding._values import Parameter, PartialNeuron, Reparametrised
 from lnb._program import Slice
 
@@ -47,6 +48,7 @@ class CanonicalUse:
         groups, outputs: g and o.
         whole: every element of the leaves belongs to W or b.
         bias_leaves: the leaves that b is made of.
+        parts: which part each of the outputs o belongs to, see `part_of_outputs`.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class CanonicalUse:
     outputs: int
     whole: bool
     bias_leaves: frozenset[int]
+    parts: tuple[int, ...] = ()
 
     @property
     def inputs(self) -> int:
@@ -291,20 +294,29 @@ class RegionBoundary:
         return replace(read, sources=(rows, group)).in_loop(self.steps, stacked, self.is_sampled)
 
 
-def finish(facts: Facts, neuron: PartialNeuron) -> ParameterUse:
-    """Make the use of a completed neuron, and add what it reads to the recorder."""
+def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
+    """Make the use of a completed neuron, and add what it reads to the recorder.
+
+    Args:
+        facts: of the program.
+        neuron: the neuron.
+        cuts: whether the program cuts any value apart; if not, the neuron's outputs are one part.
+    """
     sources = tuple(facts.recorder.index(value) for value in neuron.features)
     program = facts.program
     inputs = tuple(facts.values[leaf] for leaf in neuron.leaves)
     equations = Slice(program, inputs + neuron.features, neuron.value, neuron.addends)
     function = OwnFunction(equations, neuron.leaves, neuron.shape)
     outputs = max(1, prod(neuron.shape) // neuron.samples)
+    canonical = _canonical(facts, neuron, function, sources) if neuron.terms else None
+    if canonical is not None and cuts:
+        canonical = replace(canonical, parts=part_of_outputs(facts, neuron))
     return ParameterUse(
         leaves=neuron.leaves,
         function=function,
         sources=sources,
         samples=neuron.samples * neuron.repeats,
-        canonical=_canonical(facts, neuron, function, sources) if neuron.terms else None,
+        canonical=canonical,
         is_identity=neuron.is_identity,
         repeats=neuron.repeats,
         is_affine=neuron.is_affine,

@@ -215,6 +215,7 @@ class Unlisted:
         split: of `jnp.split`.
         vary: the mark of a value that all devices of a map share, where it meets one that they do not.
         ragged_dot: of `jax.lax.ragged_dot`.
+        unstack: of `jax.lax.unstack`.
     """
 
     checkpoint: Any
@@ -223,6 +224,7 @@ class Unlisted:
     split: Any
     vary: Any
     ragged_dot: Any
+    unstack: Any
 
 
 @cache
@@ -248,6 +250,7 @@ def _unlisted() -> Unlisted:
         split=_primitive(_example(lambda x: jax.lax.split(x, (1,)))),
         vary=_primitive(inside[0] if inside else None),
         ragged_dot=_primitive(_example(lambda x: jax.lax.ragged_dot(x[None], x[None, None], jnp.ones(1, jnp.int32)))),
+        unstack=_primitive(_example(lambda x: jax.lax.unstack(x))),
     )
 
 

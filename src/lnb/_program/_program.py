@@ -36,6 +36,15 @@ class Program:
         """The place of the equation that makes each value."""
         return {value: position for position, equation in enumerate(self.equations) for value in equation.outputs}
 
+    @cached_property
+    def readers(self) -> dict[Value, list[int]]:
+        """The places of the equations that read each value."""
+        readers: dict[Value, list[int]] = {}
+        for position, equation in enumerate(self.equations):
+            for value in dict.fromkeys(equation.inputs):
+                readers.setdefault(value, []).append(position)
+        return readers
+
     def uses(self) -> Counter[Value]:
         """How often each value is read, being an output included."""
         counts = Counter(self.outputs)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial, reduce
+from itertools import groupby
 from typing import Any
 
 import jax
@@ -49,22 +50,33 @@ class Spectral(StepRule):
     than a quarter of its forward and backward pass; s is the smaller side of its weights [i(+1), o]. So do scales,
     parameters without a neuron, and neurons that are kept as their equations, with `Neuron.side` for s.
 
+    Args:
+        by_part: where the program cuts a neuron's outputs apart, as it cuts those of a fused weight into q, k and v,
+            each part takes the step that it would take as a weight of its own. `print(neurons)` shows the parts.
+            With False the whole neuron takes one step, and each of q, k and v moves by about 1/sqrt(3) as much.
+
     Source: Carlson et al. (2015), Preconditioned spectral descent; Jordan et al. (2024), Muon.
 
     >>> Spectral()
-    Spectral()
+    Spectral(by_part=True)
     """
+
+    by_part: bool = True
 
     def per_neuron(self, neuron: Neuron, solution: Solution, gradient: Array) -> tuple[Array, Array]:
         """`spectral_step` where it is cheap, else `norm_step`."""
         direction, squared_norm, _ = solution
-        groups, rows, outputs = direction.shape
-        own = 6.0 * groups * max(neuron.samples, _MIN_SAMPLES) * rows * outputs
-        if min(rows, outputs) > 1 and spectral_flops((groups, rows, outputs)) <= _MAX_COST * own:
-            return spectral_step(direction, gradient, neuron.has_bias)
-        # The channels of a scale are groups of one output each. They have one length together.
-        length = squared_norm.sum(keepdims=True) if min(rows, outputs) == 1 else squared_norm
-        return norm_step(direction, length, neuron.has_bias, neuron.side), squared_norm
+        if not self.by_part or not neuron.parts:
+            if _is_cheap(neuron, direction.shape):
+                return spectral_step(direction, gradient, neuron.has_bias)
+            return _step_by_norm(direction, squared_norm, neuron.has_bias, neuron.side), squared_norm
+        steps, start = [], 0
+        for size, run in groupby(neuron.parts):
+            count = len(list(run))
+            columns = slice(start, start + count * size)
+            steps += _steps_of_parts(neuron, direction[:, :, columns], gradient[:, :, columns], count)
+            start = columns.stop
+        return jnp.concatenate(steps, axis=2), squared_norm
 
     def per_leaf(self, gradient: Array) -> Array:
         """`norm_step` of the gradient as a table [.., o]; a vector is a table of one column.
@@ -80,8 +92,30 @@ class Spectral(StepRule):
         """None: each neuron has its own length."""
 
 
-@partial(jax.jit, static_argnames="bias")  # layers of one shape are traced once
-def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tuple[Array, Array]:
+def _is_cheap(neuron: Neuron, shape: tuple[int, ...]) -> bool:
+    """Whether the spectral step of [g, i(+1), o] is cheap beside the forward and backward pass."""
+    groups, rows, outputs = shape
+    own = 6.0 * groups * max(neuron.samples, _MIN_SAMPLES) * rows * outputs
+    return min(rows, outputs) > 1 and spectral_flops((groups, rows, outputs)) <= _MAX_COST * own
+
+
+def _step_by_norm(direction: Array, squared_norm: Array, bias: bool, side: int | None = None) -> Array:
+    """`norm_step`, in which the channels of a scale, groups of one output each, have one length together."""
+    length = squared_norm.sum(keepdims=True) if min(direction.shape[1:]) == 1 else squared_norm
+    return norm_step(direction, length, bias, side)
+
+
+def _steps_of_parts(neuron: Neuron, direction: Array, gradient: Array, count: int) -> list[Array]:
+    """The steps of this many parts of theta and g [g, i(+1), part * o], side by side."""
+    groups, rows, outputs = direction.shape
+    if _is_cheap(neuron, (groups, rows, outputs // count)):
+        return [spectral_step(direction, gradient, neuron.has_bias, count)[0]]
+    pairs = zip(jnp.split(direction, count, axis=2), jnp.split(gradient, count, axis=2), strict=True)
+    return [_step_by_norm(theta, inner(theta, g, neuron.has_bias), neuron.has_bias) for theta, g in pairs]
+
+
+@partial(jax.jit, static_argnames=("bias", "parts"))  # layers of one shape are traced once
+def spectral_step(direction: Array, gradient: Array, bias: bool = False, parts: int = 1) -> tuple[Array, Array]:
     """Compute theta (theta^T g)^-1/2 of each group.
 
     `CG` may leave theta^T g far from symmetric and positive semidefinite. Where the trace shows that it has no such
@@ -91,6 +125,7 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tupl
         direction: theta [g, i(+1), o].
         gradient: g [g, i(+1), o], with M theta = g.
         bias: whether the last row is a bias, which is then kept apart from the weights (docs/notes.md).
+        parts: into how many parts of equal size o is cut, each with a step of its own.
 
     Returns:
         The step [g, i(+1), o], whose singular values in function space are all about 1, or zero where the gradient's
@@ -103,17 +138,34 @@ def spectral_step(direction: Array, gradient: Array, bias: bool = False) -> tupl
     >>> bool(jnp.allclose(step[0], jnp.eye(2), atol=0.35))
     True
     """
-    if direction.shape[1] < direction.shape[2]:
+    groups, inputs, outputs = direction.shape
+    if inputs < outputs // parts:
         step_of_group, bias = _step_from_the_left, False
     else:
         step_of_group = _step_from_the_right
     theta, rows = split_bias(direction, bias), split_bias(gradient, bias)
-    if len(direction) > 1:
+    if parts > 1:
+        theta, rows = ([_as_groups(packed, parts) for packed in each] for each in (theta, rows))
+    if groups * parts > 1:
         step, squared_norm = jax.vmap(step_of_group)(theta, rows)
     else:  # A single group has no axis of groups (docs/notes.md).
         step, squared_norm = step_of_group([part[0] for part in theta], [part[0] for part in rows])
         step, squared_norm = [part[None] for part in step], squared_norm[None]
+    if parts > 1:
+        step, squared_norm = [_as_parts(each, parts) for each in step], squared_norm.reshape(groups, parts).sum(1)
     return jnp.concatenate(step, axis=1), squared_norm
+
+
+def _as_groups(packed: Array, parts: int) -> Array:
+    """V [g, i, part * o] as [g * part, i, o]."""
+    groups, inputs, _ = packed.shape
+    return packed.reshape(groups, inputs, parts, -1).swapaxes(1, 2).reshape(groups * parts, inputs, -1)
+
+
+def _as_parts(packed: Array, parts: int) -> Array:
+    """V [g * part, i, o] as [g, i, part * o]."""
+    _, inputs, outputs = packed.shape
+    return packed.reshape(-1, parts, inputs, outputs).swapaxes(1, 2).reshape(-1, inputs, parts * outputs)
 
 
 def _step_from_the_left(direction: list[Array], gradient: list[Array]) -> tuple[list[Array], Array]:

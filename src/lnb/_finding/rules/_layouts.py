@@ -78,18 +78,20 @@ def rearranged(equation: Equation, shape: tuple[int, ...], ids: ElementIds | Non
 
 
 def split(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
-    """The parts of a parameter, which are parameters."""
+    """The parts that `split` or `unstack` cuts a parameter into, which are parameters."""
     (state,) = states
     if isinstance(state, PartialNeuron):
         return Outcome(ends_neurons=True)
     assert isinstance(state, Parameter)
     axis, start, parts = equation.parameters["axis"], 0, []
+    squeezes = equation.primitive is unlisted().unstack
     for value in equation.outputs:
         shape = facts.shape[value]
-        bounds = tuple((start, start + size, 1) if a == axis else (0, size, 1) for a, size in enumerate(shape))
-        part = state.laid_out(value, shape, lambda of, bounds=bounds: Slice(of, bounds))
+        stop = start + (1 if squeezes else shape[axis])
+        bounds = tuple((start, stop, 1) if a == axis else (0, size, 1) for a, size in enumerate(state.shape))
+        part = state.laid_out(value, shape, lambda of, bounds=bounds, shape=shape: Reshape(Slice(of, bounds), shape))
         parts.append(replace(part, whole=False))
-        start += shape[axis]
+        start = stop
     return Outcome(states=tuple(parts))
 
 
