@@ -32,8 +32,8 @@ class Neuron:
     Fields:
         paths: of its parameters in `params`, as JAX prints them.
         kind: "dense", "ragged" (dense, with samples that data part among the groups, such as experts), "convolution",
-            "embedding", "scale", "tied" (a weight used both as W and as W^T), "identity", or "general" (kept as its
-            equations).
+            "embedding", "scale", "tied" (a weight used both as W and as W^T), "identity", "general" (kept as its
+            equations), or "reparametrised" (the parameters that weights are computed from, kept as their equations).
         groups, inputs, outputs: g, i (without the bias) and o of `Y[g, n, o] = sum_i X[g, n, i] W[g, i, o] + b[g, o]`.
         samples: n of eq. (11) for the batch that it was found with; of a ragged neuron, the mean over its groups.
         has_bias: whether one of the parameters is b.

@@ -10,7 +10,12 @@ from lnb._metric import metric_of
 from lnb._neuron import Neuron
 from lnb.solvers import Auto, Solver
 
-_METRICS = {"embedding": "counts", "identity": "identity", "general": "from its equations", "tied": "two Gram"}
+_METRICS = {
+    "embedding": "counts",
+    "identity": "identity",
+    "tied": "two Gram",
+    **dict.fromkeys(("general", "reparametrised"), "from its equations"),
+}
 
 
 def table(

@@ -18,6 +18,7 @@ from lnb._features._ragged import GroupsOfSizes as GroupsOfSizes
 from lnb._features._ragged import GroupsOfSteps as GroupsOfSteps
 from lnb._features._ragged import RaggedRead as RaggedRead
 from lnb._features._tied import TiedFeatureSet as TiedFeatureSet
+from lnb._features._weight_read import WeightRead as WeightRead
 
 AnyFeatureSet = FeatureSet | TiedFeatureSet | JacobianFeatures
 """The features of a neuron, of whatever kind."""

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from lnb._features._map import Arrays, align
+from lnb._features._weight_read import WeightRead
 
 Leaves = Mapping[int, Array]
 """Parameter leaves by their number in the flattened tree."""
@@ -54,7 +55,7 @@ class JacobianRead:
 
     def weighted(
         self, arrays: Arrays, shapes: Sequence[tuple[int, jax.ShapeDtypeStruct]], weights: Array, place: int
-    ) -> tuple[JacobianRead, Array, Array]:
+    ) -> tuple[JacobianRead, list[Array]]:
         """The use with each sample weighted: its output times the weights' roots at `place`, n after it.
 
         Raises:
@@ -71,7 +72,7 @@ class JacobianRead:
             return self.function(leaves, features[:-1]) * features[-1]
 
         weighted = replace(self, function=function, sources=(*self.sources, place), weight_source=place + 1)
-        return weighted, roots, share
+        return weighted, [roots, share]
 
     def reindexed(self, places: Mapping[int, int]) -> JacobianRead:
         """The same use, reading other places."""
@@ -83,6 +84,21 @@ class JacobianRead:
         share = jnp.ones(()) if self.weight_source < 0 else arrays[self.weight_source].mean()
         return self.samples * share
 
+    def holding(self, held: Leaves) -> JacobianRead:
+        """The use with these leaves held at zero."""
+        return replace(self, function=lambda change, features: self.function({**change, **held}, features))
+
+    def product(self, arrays: Arrays, shapes: Mapping[int, Any], change: Leaves) -> Leaves:
+        """J^H J v for a change v of the leaves."""
+        features = [arrays[source] for source in self.sources]
+
+        def output_of(change: Leaves) -> Array:
+            return self.function(change, features)
+
+        # The transpose of J is J^T and not J^H, so that what is complex is conjugated.
+        (pulled,) = jax.linear_transpose(output_of, shapes)(output_of(change).conj())
+        return pulled if self.repeats == 1 else jax.tree.map(lambda leaf: self.repeats * leaf, pulled)
+
 
 @dataclass(frozen=True, eq=False)
 class JacobianFeatures:
@@ -91,7 +107,7 @@ class JacobianFeatures:
     Its parameters are packed one after the other, [1, i, 1].
     """
 
-    reads: tuple[JacobianRead, ...]
+    reads: tuple[JacobianRead | WeightRead, ...]
     shapes: tuple[tuple[int, jax.ShapeDtypeStruct], ...]
     inputs: int
     groups: int = 1
@@ -114,21 +130,17 @@ class JacobianFeatures:
         """The equations with each sample weighted, by arrays to be put at `place` and after."""
         reads, added = [], []
         for read in self.reads:
-            weighted, roots, share = read.weighted(arrays, self.shapes, weights, place + len(added))
+            weighted, more = read.weighted(arrays, self.shapes, weights, place + len(added))
             reads.append(weighted)
-            added += [roots, share]
+            added += more
         return replace(self, reads=tuple(reads)), added
 
     def without(self, left_out: frozenset[int]) -> JacobianFeatures:
         """The equations of the other leaves, these held at zero."""
         zeros: Any = {leaf: np.zeros(shape.shape, shape.dtype) for leaf, shape in self.shapes if leaf in left_out}
-
-        def alone(read: JacobianRead) -> JacobianRead:
-            return replace(read, function=lambda values, f: read.function({**values, **zeros}, f))
-
         shapes = tuple((leaf, shape) for leaf, shape in self.shapes if leaf not in left_out)
         size = sum(prod(shape.shape) for _, shape in shapes)
-        return replace(self, reads=tuple(alone(r) for r in self.reads), shapes=shapes, inputs=size)
+        return replace(self, reads=tuple(read.holding(zeros) for read in self.reads), shapes=shapes, inputs=size)
 
     def unravel(self, vector: Array) -> dict[int, Array]:
         """The leaves of V [1, i, 1], in its own type."""
@@ -149,13 +161,6 @@ class JacobianFeatures:
         change = {leaf: v.astype(shapes[leaf].dtype) for leaf, v in self.unravel(vector).items()}
         total = jnp.zeros_like(vector)
         for read in self.reads:
-            features = [arrays[source] for source in read.sources]
-
-            def output_of(leaves: Leaves, read: JacobianRead = read, features: Any = features) -> Array:
-                return read.function(leaves, features)
-
-            # The transpose of J is J^T and not J^H, so that what is complex is conjugated.
-            (pulled,) = jax.linear_transpose(output_of, shapes)(output_of(change).conj())
-            total = total + read.repeats * self.ravel(pulled).astype(vector.dtype)
+            total = total + self.ravel(read.product(arrays, shapes, change)).astype(vector.dtype)
         count = reduce(jnp.add, [read.count(arrays) for read in self.reads])
         return total / jnp.where(count > 0, count, 1).astype(vector.dtype)

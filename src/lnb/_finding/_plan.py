@@ -6,12 +6,22 @@ Outputs that use the same parameter elements are one neuron, whose metric sums o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lnb._features import AnyFeatureSet, FeatureSet, JacobianFeatures, JacobianRead, TiedFeatureSet
+from lnb._features import (
+    AnyFeatureSet,
+    FeatureSet,
+    JacobianFeatures,
+    JacobianRead,
+    RaggedRead,
+    TiedFeatureSet,
+    WeightRead,
+)
 from lnb._features._layout import Layout, Transpose, ravel
 from lnb._finding._element_ids import ElementIds
 from lnb._finding._facts import Facts
@@ -139,7 +149,8 @@ def _neuron(
     if len(forms) == len(uses) and not set(every).intersection(excluded) and not reparametrised:
         sides = (forms, []) if len(forms) == 1 else _sides(forms, facts)
     if sides is None:
-        features = _jacobian(uses, facts, excluded)
+        of_weights = _of_weights(uses, facts, excluded) if reparametrised else None
+        features = of_weights or _jacobian(uses, facts, excluded)
         leaves = tuple(leaf for leaf, _ in features.shapes)
         layout = ravel({leaf: facts.sizes[leaf] for leaf in leaves}, (1, features.inputs, 1))
         kind = "reparametrised" if reparametrised else "general"
@@ -220,6 +231,35 @@ def _feature_set(forms: Sequence[CanonicalUse]) -> FeatureSet:
     form = _representative(forms)
     lookups = all(other.kind == "embedding" for other in forms)
     return FeatureSet(tuple(other.read for other in forms), form.groups, form.inputs, form.bias is not None, lookups)
+
+
+def _of_weights(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int, str]) -> JacobianFeatures | None:
+    """The neuron of parameters that one weight is computed from; None where its uses are not all canonical, or part."""
+    forms = [use.canonical for use in uses if use.canonical is not None]
+    leaves = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
+    every = facts.roots(leaves)
+    is_complex = any(jnp.issubdtype(facts.shapes[leaf].dtype, jnp.complexfloating) for leaf in leaves)
+    if is_complex or len(forms) < len(uses) or any(isinstance(form.read, RaggedRead) for form in forms):
+        return None
+    sides = _sides(forms, facts)
+    if sides is None or sides[1] or not set(every).isdisjoint(excluded):
+        return None
+    packing = _representative(forms).packing
+    function, sources = linearise(replace(uses[0], leaves=leaves, function=_Packed(packing), sources=()), facts)
+    read = WeightRead(function, sources, _feature_set(forms))
+    shapes = tuple((leaf, facts.shapes[leaf]) for leaf in every)
+    return JacobianFeatures((read,), shapes, sum(facts.sizes[leaf] for leaf, _ in shapes))
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A weight in packed form, as a function of its leaves."""
+
+    packing: Layout
+
+    def __call__(self, leaves: Mapping[int, Any], features: Sequence[Any]) -> Any:
+        del features
+        return self.packing.read(leaves)
 
 
 def _jacobian(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int, str]) -> JacobianFeatures:
