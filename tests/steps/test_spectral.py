@@ -207,7 +207,7 @@ def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(form, inpu
             return x @ forms[form](p["w"]) + (p["b"] if bias else 0)
 
         neurons = lnb.find_neurons(lambda p: jnp.mean((layer(p) - target) ** 2), params)
-        assert [neuron.kind for neuron in neurons] == ["dense" if form == "plain" else "general"]
+        assert [neuron.kind for neuron in neurons] == ["dense" if form == "plain" else "reparametrised"]
         assert neurons[0].samples == 40
         optimizer = lnb.scale_by_lnb(neurons, solver=lnb.CG(steps=60, ridge=1e-9))
         _, grads, features = neurons.value_and_grad(params)

@@ -39,6 +39,15 @@ def as_weight(facts: Facts, parameter: Parameter, repeated: Sequence[int] = ()) 
     return weight
 
 
+def as_parameter(facts: Facts, state: TrackedValue) -> TrackedValue:
+    """The state as a weight, if it is what constant indices chose from a table: its elements repeat."""
+    if not isinstance(state, PartialNeuron) or not state.terms or not state.constant or state.bias is not None:
+        return state
+    if state.terms[0].kind != "embedding":
+        return state
+    return facts.reparametrise(state.value, state.leaves)
+
+
 _ELEMENTWISE = frozenset(
     getattr(primitives, f"{name}_p")
     for name in (

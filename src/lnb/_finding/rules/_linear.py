@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.extend.core import primitives
 
-from lnb._finding._building import AxisRoles, as_weight, canonical_neuron, complex_term, general_neuron
+from lnb._finding._building import AxisRoles, as_parameter, as_weight, canonical_neuron, complex_term, general_neuron
 from lnb._finding._element_ids import varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, PartialNeuron, Stopped, TrackedValue
@@ -42,9 +42,13 @@ def linear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
     is_linear = len(equation.outputs) == 1 and is_linear_in(equation, facts.program.avals, dependent)
     neurons = [state for state in states if isinstance(state, PartialNeuron)]
     if neurons:
-        if is_linear and all(_is_still_a_weight(equation, neuron) for neuron in neurons):
-            return Outcome(_ragged.chosen(facts, equation, states) or continue_general(facts, equation, states))
-        return Outcome(ends_neurons=True)
+        if not is_linear or not all(_is_still_a_weight(equation, neuron) for neuron in neurons):
+            return Outcome(ends_neurons=True)
+        chosen = _ragged.chosen(facts, equation, states)
+        weights = [as_parameter(facts, state) for state in states]
+        if chosen or any(isinstance(state, PartialNeuron) for state in weights):
+            return Outcome(chosen or continue_general(facts, equation, states))
+        states = weights
     if not is_linear:
         return nonlinear(facts, equation, states)
     kind = _kinds().get(equation.primitive)

@@ -8,7 +8,7 @@ from math import prod
 
 from jax.extend.core import primitives
 
-from lnb._finding._building import general_neuron
+from lnb._finding._building import as_parameter, general_neuron
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, PartialNeuron, TrackedValue
 from lnb._finding.rules._constants import fold_constants
@@ -25,6 +25,7 @@ def negate(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
 
 def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
     """A product or quotient."""
+    states = [as_parameter(facts, state) for state in states]
     dependent = [k for k, state in enumerate(states) if state is not None]
     divides = equation.primitive is primitives.div_p
     if len(dependent) > 1 or (divides and dependent[0] == 1):
