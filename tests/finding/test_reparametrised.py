@@ -111,6 +111,31 @@ def test_a_use_that_is_not_differentiated_is_none(x64):
     np.testing.assert_allclose(neurons[0].gram(features)[0], x.T @ x / 20, rtol=1e-12)
 
 
+def test_a_shift_that_is_not_differentiated_is_no_use(x64):
+    params, x = {"w": jnp.asarray(normal(4, 3)), "b": jnp.asarray(normal(4))}, jnp.asarray(normal(20, 4))
+
+    def loss_fn(p, x):
+        return loss_of(p["w"], jax.lax.stop_gradient(jnp.maximum(x + p["b"], p["b"])))
+
+    with pytest.warns(UserWarning, match="cover"):
+        neurons = lnb.find_neurons(loss_fn, params, x, strict=False)
+    assert [path for path, _ in neurons.uncovered] == ["['b']"]
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        lambda w: w + jax.lax.stop_gradient(jnp.round(w) - w),
+        lambda w: jax.lax.stop_gradient(jnp.round(w) - w) + w,
+        lambda w: w - jax.lax.stop_gradient(w - jnp.round(w)),
+    ],
+)
+def test_a_straight_through_estimator_keeps_the_gram_matrix(x64, weight):
+    w, x = jnp.asarray(normal(4, 3)), jnp.asarray(normal(20, 4))
+    neurons = lnb.find_neurons(lambda w, x: loss_of(weight(w), x), w, x)
+    assert [(neuron.kind, neuron.samples) for neuron in neurons] == [("dense", 20)]
+
+
 def test_what_the_loss_does_not_depend_on_is_no_use(x64):
     """Metrics in the auxiliary output read weights too."""
     params = {"w": jnp.asarray(normal(4, 3)), "v": jnp.asarray(normal(4, 3, seed=1))}

@@ -123,6 +123,7 @@ class _Search:
             states = self._complete_inputs(equation)
             outcome = self._look_at(equation, states)
         self._note(outcome)
+        self._keep(equation, outcome.completed)
         if not isinstance(outcome.state, (Parameter, PartialNeuron)):
             self._complete_inputs(equation)
         states = outcome.states or (outcome.state,) * len(equation.outputs)
@@ -154,7 +155,7 @@ class _Search:
         if completed is None:
             self._pass_over(equation, f"used inside a `{equation.name}`, whose steps cannot be recorded")
             return
-        self._completed += [neuron.completed() for neuron in completed]
+        self._keep(equation, completed)
         for value in equation.outputs:
             leaves = region.passed_on.get(value)
             is_weight = leaves is not None and self._facts.is_inexact(value)
@@ -171,7 +172,13 @@ class _Search:
     def _note(self, outcome: Outcome) -> None:
         if outcome.reasons or outcome.excluded:
             self._found.reasons.add(outcome, self._facts.roots)
-        self._completed += [neuron.completed() for neuron in outcome.completed]
+
+    def _keep(self, equation: Equation, completed: Sequence[PartialNeuron]) -> None:
+        """Keep neurons that an equation completes, unless the loss is not differentiated through its outputs."""
+        if self._live.isdisjoint(equation.outputs):
+            self._note(Outcome(reasons=tuple((neuron.leaves, _STOPPED) for neuron in completed)))
+        else:
+            self._completed += [neuron.completed() for neuron in completed]
 
     def _set(self, value: Value, state: TrackedValue) -> None:
         self._states[value] = state

@@ -67,9 +67,10 @@ def with_stopped(facts: Facts, equation: Equation, states: Sequence[TrackedValue
     parameters = [state for state in states if isinstance(state, Parameter)]
     if not parameters:
         return Outcome(states=(Stopped(),) * len(equation.outputs))
-    adds = equation.primitive in (primitives.add_p, primitives.sub_p, primitives.add_jaxvals_p)
+    adds = equation.primitive in (primitives.add_p, primitives.add_jaxvals_p)
+    subtracts = equation.primitive is primitives.sub_p and isinstance(states[1], Stopped)
     value = equation.outputs[0]
-    if adds and parameters[0].shape == facts.shape[value] and isinstance(states[1], Stopped):
+    if (adds or subtracts) and parameters[0].shape == facts.shape[value]:
         return Outcome(replace(parameters[0], value=value))  # its derivative stays as it is
     leaves = tuple(dict.fromkeys(leaf for state in parameters for leaf in state.leaves))
     return Outcome(states=computed(facts, equation, states, leaves))
