@@ -59,7 +59,7 @@ docs: .venv/installed
 
 # The pages that are written from the tests' cases.
 pages: .venv/installed
-	.venv/bin/python tests/coverage_page.py
+	JAX_NUM_CPU_DEVICES=8 .venv/bin/python tests/coverage_page.py
 
 # The page about all records of results/, its figures and its tables, which docs/ includes.
 report: .venv/installed

@@ -83,16 +83,21 @@ def plan(
 def _groups(uses: Sequence[ParameterUse], excluded: Mapping[int, str], facts: Facts) -> list[list[ParameterUse]]:
     """The uses of common parameter elements, together, in the order of their first leaf."""
     groups: list[list[ParameterUse]] = []
+    of_leaf: dict[int, list[ParameterUse]] = {}  # the uses that read it
     for use in uses:
-        touching = [group for group in groups if any(_overlap(use, other, excluded, facts) for other in group)]
+        leaves = [leaf for leaf in facts.roots(use.leaves) if leaf not in excluded]
+        others = {id(other): other for leaf in leaves for other in of_leaf.get(leaf, ())}
+        touched = {key for key, other in others.items() if _overlap(use, other, facts)}
+        touching = [group for group in groups if not touched.isdisjoint(map(id, group))] if touched else []
         merged = [other for group in touching for other in group] + [use]
         groups = [group for group in groups if group not in touching] + [merged]
+        for leaf in leaves:
+            of_leaf.setdefault(leaf, []).append(use)
     return sorted(groups, key=lambda group: min(leaf for use in group for leaf in facts.roots(use.leaves)))
 
 
-def _overlap(first: ParameterUse, second: ParameterUse, excluded: Mapping[int, str], facts: Facts) -> bool:
-    if not set(facts.roots(first.leaves)).intersection(facts.roots(second.leaves)).difference(excluded):
-        return False
+def _overlap(first: ParameterUse, second: ParameterUse, facts: Facts) -> bool:
+    """Whether two uses of common leaves may have elements of them in common."""
     if not facts.reparametrised.keys().isdisjoint(first.leaves + second.leaves):
         return True
     ours, theirs = (None if u.canonical is None else u.canonical.packing.read(facts.ids) for u in (first, second))

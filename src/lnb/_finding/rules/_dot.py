@@ -27,7 +27,7 @@ def axes(facts: Facts, equation: Equation, position: int) -> tuple[_Axes, _Axes,
 def shared_axes(facts: Facts, equation: Equation, position: int) -> tuple[int, ...]:
     """The weight's batch axes along which it repeats: a learnt query is one weight for all examples."""
     state = facts.states.get(equation.inputs[position])
-    if not isinstance(state, Parameter):
+    if not isinstance(state, Parameter) or state.distinct:
         return ()
     varying = varying_axes(state.element_ids)
     return tuple(a for a in axes(facts, equation, position)[0][0] if a not in varying and state.shape[a] > 1)
