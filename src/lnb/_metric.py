@@ -62,6 +62,10 @@ class Metric:
         """
         return self.features.product(self.arrays, vector)
 
+    def product_flops(self, outputs: int) -> float:
+        """Floating-point operations of `product` for o outputs."""
+        return 4.0 * self.groups * self.samples * self.inputs * outputs
+
 
 @dataclass(frozen=True)
 class GramMetric(Metric):
@@ -140,6 +144,11 @@ class GeneralMetric(Metric):
 
     Packed parameters V are [1, i, 1], one parameter after the other.
     """
+
+    def product_flops(self, outputs: int) -> float:
+        """Floating-point operations of `product`."""
+        del outputs
+        return self.features.flops()
 
 
 for _kind in (GramMetric, TiedMetric, GeneralMetric):

@@ -84,6 +84,10 @@ class JacobianRead:
         share = jnp.ones(()) if self.weight_source < 0 else arrays[self.weight_source].mean()
         return self.samples * share
 
+    def flops(self, size: int) -> float:
+        """Floating-point operations of a product, as if each sample met each of this many parameters."""
+        return 4.0 * self.samples * size
+
     def holding(self, held: Leaves) -> JacobianRead:
         """The use with these leaves held at zero."""
         return replace(self, function=lambda change, features: self.function({**change, **held}, features))
@@ -141,6 +145,10 @@ class JacobianFeatures:
         shapes = tuple((leaf, shape) for leaf, shape in self.shapes if leaf not in left_out)
         size = sum(prod(shape.shape) for _, shape in shapes)
         return replace(self, reads=tuple(read.holding(zeros) for read in self.reads), shapes=shapes, inputs=size)
+
+    def flops(self) -> float:
+        """Floating-point operations of a product M v."""
+        return sum(read.flops(self.inputs) for read in self.reads)
 
     def unravel(self, vector: Array) -> dict[int, Array]:
         """The leaves of V [1, i, 1], in its own type."""

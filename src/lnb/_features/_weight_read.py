@@ -79,12 +79,23 @@ class WeightRead:
         (pulled,) = jax.linear_transpose(weights, shapes)(product.astype(packed.dtype))
         return pulled
 
+    def flops(self, size: int) -> float:
+        """Floating-point operations of a product, one of three, for this many parameters."""
+        features = self.features
+        by_gram, by_features = self._flops(max(1, size // (features.groups * (features.inputs + features.has_bias))))
+        return by_features if features.has_diagonal_gram else min(by_gram, by_features)
+
+    def _flops(self, outputs: int) -> tuple[float, float]:
+        """Of each of three products, with the Gram matrix, which is formed once, and with X."""
+        groups, samples, inputs = self.features.groups, self.features.samples, self.features.inputs
+        by_gram = 2.0 * groups * inputs**2 * (samples / 3 + outputs)
+        return by_gram, 4.0 * groups * samples * inputs * outputs
+
     def _metric_product(self, arrays: Arrays, vector: Array) -> Array:
-        """M V for V [g, i(+1), o]: by the Gram matrix where three products with it cost less than with X."""
-        features, (_, _, outputs) = self.features, vector.shape
-        samples, inputs = features.samples, features.inputs
-        by_gram = 2.0 * samples * inputs**2 + 6.0 * inputs**2 * outputs
-        if features.has_diagonal_gram or by_gram > 12.0 * samples * inputs * outputs:
+        """M V for V [g, i(+1), o]: with the Gram matrix where three products with it cost less than with X."""
+        features = self.features
+        by_gram, by_features = self._flops(vector.shape[2])
+        if features.has_diagonal_gram or by_gram > by_features:
             return features.product(arrays, vector)
         gram, mean = features.gram(arrays)
         weight, *bias = split_bias(vector, features.has_bias)

@@ -116,7 +116,7 @@ class CG(Solver):
     def flops(self, metric: Metric, outputs: int) -> tuple[float, float]:
         """Two sums over the features; `steps + 1` products with the batch's metric."""
         g, n, i = metric.groups, metric.samples, metric.inputs
-        return 3.0 * g * n * i, (self.steps + 1) * 4.0 * g * n * i * outputs
+        return 3.0 * g * n * i, (self.steps + 1) * metric.product_flops(outputs)
 
     def for_tied(self) -> TiedExact:
         """The exact solution with this ridge."""
