@@ -46,7 +46,8 @@ def test_a_layer_of_rows_has_a_sample_for_each(name, rows, inputs, outputs):
     neuron, twin = found(DENSE_TWINS[name], params, x), found(dense, params, x)
     assert (neuron.kind, twin.kind) == ("dense" if name == "repeated for each sample" else "reparametrised", "dense")
     assert neuron.samples == twin.samples == rows
-    assert (neuron.side or min(neuron.shape[1:])) == min(twin.shape[1:])
+    rows_of_weight = 2 * inputs if name == "rows read twice" else inputs
+    assert (neuron.side or min(neuron.shape[1:])) == min(rows_of_weight, outputs)
 
 
 def scale(p, x):
@@ -95,7 +96,7 @@ def test_experts_have_their_share_of_the_rows(share, experts, inputs, outputs):
 @settings(max_examples=5)
 @given(st.integers(1, 5), st.integers(2, 6))
 def test_a_circulant_product_steps_as_a_convolution(rows, size):
-    """Its rows are samples of all outputs together, so that its n and its step's squared length are as much smaller."""
+    """Its rows are samples of all outputs together: n is smaller and s is larger by as much."""
     kernel, x = ones(size), ones(rows, size)
     shifts = (np.arange(size)[:, None] - np.arange(size)) % size
     neuron = found(lambda p, x: x @ p[shifts], kernel, x)

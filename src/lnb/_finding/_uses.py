@@ -308,7 +308,7 @@ def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
     equations = Slice(program, inputs + neuron.features, neuron.value, neuron.addends)
     function = OwnFunction(equations, neuron.leaves, neuron.shape)
     outputs = max(1, prod(neuron.shape) // neuron.samples)
-    elements = min(neuron.elements, sum(facts.sizes[leaf] for leaf in facts.roots(neuron.leaves)))
+    parameters = sum(facts.sizes[leaf] for leaf in facts.roots(neuron.leaves))
     canonical = _canonical(facts, neuron, function, sources) if neuron.terms else None
     if canonical is not None and cuts:
         canonical = replace(canonical, parts=part_of_outputs(facts, neuron))
@@ -321,7 +321,7 @@ def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
         is_identity=neuron.is_identity,
         repeats=neuron.repeats,
         is_affine=neuron.is_affine,
-        side=max(1, min(outputs, elements // outputs)),
+        side=max(1, min(outputs, neuron.elements // outputs, parameters)),
     )
 
 
