@@ -104,6 +104,6 @@ def test_the_page_on_tuning_shows_that_decay_helps(tmp_path):
 
 def test_the_page_on_troubleshooting_shows_what_it_explains(tmp_path):
     output = run(code_of(DOCS / "troubleshooting.md"), tmp_path)
-    assert re.findall(r"^(\S+) multiplied with another parameter", output, re.MULTILINE) == ["['g']", "['v']"]
+    assert re.findall(r"^(\S+) reaches the loss without meeting any data", output, re.MULTILINE) == ["['log_scale']"]
     assert "3 neurons cover 100.0% of the parameters." in output
     assert re.search(r"^1 0\.0$", output, re.MULTILINE), output

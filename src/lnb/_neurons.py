@@ -49,6 +49,7 @@ class Neurons(Sequence[Neuron]):
         self._keys = keys
         self._paths = paths
         self._shapes = shapes
+        self._is_complex = any(jnp.issubdtype(shape.dtype, jnp.complexfloating) for shape in shapes)
         self.ignored = tuple(paths[leaf] for leaf in sorted(ignored))
         """The paths of the ignored parameters, which an optimizer of these neurons does not train."""
         self.ignored_leaves = ignored
@@ -140,6 +141,8 @@ class Neurons(Sequence[Neuron]):
 
     def as_given(self, leaves: Sequence[Array | None]) -> list[Array | None]:
         """Leaves that `leaves_of` gave, or like them, in the types of `params`."""
+        if not self._is_complex:
+            return list(leaves)
         pairs = zip(leaves, self._shapes, strict=True)
         return [None if leaf is None else of_parts(leaf, shape.dtype) for leaf, shape in pairs]
 
@@ -180,6 +183,8 @@ class Neurons(Sequence[Neuron]):
                 f"got {jax.tree.structure(tree)}, expected {self.treedef}. Wrappers that change the tree, such as "
                 "`optax.flatten`, hide the layers: put them inside of LNB's or leave them out."
             )
+        if not self._is_complex:
+            return leaves
         return [None if leaf is None else real_parts(jnp.asarray(leaf)) for leaf in leaves]
 
     def check_features(self, features: Any) -> None:

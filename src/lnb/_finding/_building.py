@@ -158,11 +158,13 @@ def complex_term(
         term_of: the term of a weight that is made of real elements.
         outputs: o, for a real weight.
     """
-    term = term_of(replace(parameter, imaginary=None, factor=1.0))
     is_pair = parameter.imaginary is not None
-    turns = bool(np.imag(parameter.factor))
+    turns = isinstance(parameter.factor, complex)
+    term = term_of(replace(parameter, imaginary=None, factor=1.0) if is_pair or turns else parameter)
     if not is_pair and not turns and (term.source is None or not facts.is_complex(term.source)):
-        return term_of(parameter), outputs
+        return term, outputs
+    if not is_pair and not turns:
+        term = term_of(replace(parameter, factor=1.0))
     parts = [term.layout]
     if parameter.imaginary is not None:
         parts.append(term_of(replace(parameter, layout=parameter.imaginary, imaginary=None)).layout)

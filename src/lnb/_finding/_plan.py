@@ -68,7 +68,7 @@ def plan(
     leaves = [leaf for leaf in range(len(shapes)) if leaf not in ignored]
     found = search(facts, {program.inputs[leaf]: facts.leaf(leaf) for leaf in leaves}, program.outputs[:1])
     excluded, reasons = found.reasons.excluded, found.reasons.reasons
-    uses = [use for use in found.uses if not set(facts.roots(use.leaves)) <= set(excluded)]
+    uses = [use for use in found.uses if not set(use.roots) <= set(excluded)]
     groups = _groups(uses, excluded, facts)
     neurons = tuple(_neuron(group, facts, excluded, paths, index) for index, group in enumerate(groups))
     covered = {leaf for neuron in neurons for leaf in neuron.leaves}
@@ -77,7 +77,7 @@ def plan(
         for leaf in leaves
         if leaf not in covered
     }
-    return Plan(program, found.recorder, neurons, uncovered)
+    return Plan(program, facts.recorder, neurons, uncovered)
 
 
 def _groups(uses: Sequence[ParameterUse], excluded: Mapping[int, str], facts: Facts) -> list[list[ParameterUse]]:
@@ -85,7 +85,7 @@ def _groups(uses: Sequence[ParameterUse], excluded: Mapping[int, str], facts: Fa
     groups: list[list[ParameterUse]] = []
     of_leaf: dict[int, list[ParameterUse]] = {}  # the uses that read it
     for use in uses:
-        leaves = [leaf for leaf in facts.roots(use.leaves) if leaf not in excluded]
+        leaves = [leaf for leaf in use.roots if leaf not in excluded]
         others = {id(other): other for leaf in leaves for other in of_leaf.get(leaf, ())}
         touched = {key for key, other in others.items() if _overlap(use, other, facts)}
         touching = [group for group in groups if not touched.isdisjoint(map(id, group))] if touched else []
@@ -93,7 +93,7 @@ def _groups(uses: Sequence[ParameterUse], excluded: Mapping[int, str], facts: Fa
         groups = [group for group in groups if group not in touching] + [merged]
         for leaf in leaves:
             of_leaf.setdefault(leaf, []).append(use)
-    return sorted(groups, key=lambda group: min(leaf for use in group for leaf in facts.roots(use.leaves)))
+    return sorted(groups, key=lambda group: min(leaf for use in group for leaf in use.roots))
 
 
 def _overlap(first: ParameterUse, second: ParameterUse, facts: Facts) -> bool:
@@ -108,7 +108,7 @@ def _neuron(
     uses: list[ParameterUse], facts: Facts, excluded: Mapping[int, str], paths: Sequence[str], index: int
 ) -> Neuron:
     """Make the neuron that has these uses."""
-    every = tuple(dict.fromkeys(leaf for use in uses for leaf in facts.roots(use.leaves)))
+    every = tuple(dict.fromkeys(leaf for use in uses for leaf in use.roots))
     forms = [use.canonical for use in uses if use.canonical is not None]
     reparametrised = any(leaf in facts.reparametrised for use in uses for leaf in use.leaves)
 
@@ -242,7 +242,7 @@ def _of_weights(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[in
     """The neuron of parameters that one weight is computed from; None where its uses are not all canonical, or part."""
     forms = [use.canonical for use in uses if use.canonical is not None]
     leaves = tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves))
-    every = facts.roots(leaves)
+    every = tuple(dict.fromkeys(leaf for use in uses for leaf in use.roots))
     is_complex = any(jnp.issubdtype(facts.shapes[leaf].dtype, jnp.complexfloating) for leaf in leaves)
     if is_complex or len(forms) < len(uses) or any(isinstance(form.read, RaggedRead) for form in forms):
         return None
@@ -269,7 +269,7 @@ class _Packed:
 
 def _jacobian(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int, str]) -> JacobianFeatures:
     """The neuron kept as its equations; leaves that belong to no neuron are held."""
-    every = facts.roots(tuple(dict.fromkeys(leaf for use in uses for leaf in use.leaves)))
+    every = tuple(dict.fromkeys(leaf for use in uses for leaf in use.roots))
     reads = []
     for use in uses:
         function, sources = linearise(use, facts)

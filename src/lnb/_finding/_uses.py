@@ -87,6 +87,7 @@ class ParameterUse:
             iterations each row stands for, in a loop of unknown length.
         repeats: how many samples each row stands for.
         is_affine: whether `function` is affine in the leaves.
+        roots: the leaves of `params` that its leaves are, or are computed from.
         side: the smaller side of its weights [i(+1), o], if they are one matrix.
         is_sampled: its samples are those of some iterations of a loop.
     """
@@ -100,6 +101,7 @@ class ParameterUse:
     weight_source: int = -1
     repeats: int = 1
     is_affine: bool = True
+    roots: tuple[int, ...] = ()
     side: int = 1
     is_sampled: bool = False
 
@@ -220,8 +222,9 @@ class RegionBoundary:
             )
             canonical = None if apart or not laid_out else self._lift(use, canonical, bool(stacked))
         may_be_passed_over = self.ran >= 0
+        leaves = tuple(dict.fromkeys(leaf for parameter in parameters.values() for leaf in parameter.leaves))
         return ParameterUse(
-            leaves=tuple(dict.fromkeys(leaf for parameter in parameters.values() for leaf in parameter.leaves)),
+            leaves=leaves,
             function=RegionFunction(
                 use.function,
                 {own: (parameter.leaves, self._slice(parameter)) for own, parameter in parameters.items()},
@@ -236,6 +239,7 @@ class RegionBoundary:
             weight_source=self._weight_source(use.weight_source),
             repeats=use.repeats,
             is_affine=use.is_affine,
+            roots=self.facts.roots(leaves),
             side=use.side * (self.steps or 1) if stacked else use.side,
             is_sampled=use.is_sampled or self.is_sampled,
         )
@@ -308,7 +312,8 @@ def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
     equations = Slice(program, inputs + neuron.features, neuron.value, neuron.addends)
     function = OwnFunction(equations, neuron.leaves, neuron.shape)
     outputs = max(1, prod(neuron.shape) // neuron.samples)
-    parameters = sum(facts.sizes[leaf] for leaf in facts.roots(neuron.leaves))
+    roots = facts.roots(neuron.leaves)
+    parameters = sum(facts.sizes[leaf] for leaf in roots)
     canonical = _canonical(facts, neuron, function, sources) if neuron.terms else None
     if canonical is not None and cuts:
         canonical = replace(canonical, parts=part_of_outputs(facts, neuron))
@@ -321,6 +326,7 @@ def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
         is_identity=neuron.is_identity,
         repeats=neuron.repeats,
         is_affine=neuron.is_affine,
+        roots=roots,
         side=max(1, min(outputs, neuron.elements // outputs, parameters)),
     )
 
