@@ -7,6 +7,7 @@ import optax
 import pytest
 from cases import normal
 from cases.reparametrised import norm, spectral
+from oracle import dense_metric
 
 import lnb
 
@@ -87,6 +88,37 @@ def test_a_complex_parameter_is_trained_like_its_two_parts(x64, complex_numbers)
     whole = train(lambda p: p["c"], {"c": parts["a"] + 1j * parts["b"]})
     assert jnp.iscomplexobj(whole)
     np.testing.assert_allclose(whole, of_parts, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda p, x: (x * x + 1) ** p,
+        lambda p, x: jnp.maximum(x, p),
+        lambda p, x: jax.lax.scan(lambda h, u: (h, (u * u + 1) ** p), 0.0, x)[1],
+    ],
+    ids=["power", "maximum", "in a scan"],
+)
+def test_what_enters_nonlinearly_beside_data_has_the_metric_of_its_derivative(x64, layer):
+    params, vector, x = jnp.asarray(normal(4)), jnp.asarray(normal(4, seed=1)), jnp.asarray(normal(20, 4, seed=2))
+    (neuron,) = neurons = lnb.find_neurons(lambda p, x: jnp.mean(jnp.sin(layer(p, x))), params, x)
+    assert (neuron.kind, neuron.samples) == ("general", 20)
+    _, _, features = neurons.value_and_grad(params, x)
+    expected = dense_metric(lambda p: layer(p, x), params, 20) @ vector
+    np.testing.assert_allclose(neurons.metric_product(features, vector), expected, rtol=1e-10)
+
+
+def test_an_operation_whose_derivative_is_not_known_leaves_its_parameters_listed(x64):
+    """Other uses do not cover them."""
+    params, x = {"w": jnp.asarray(normal(4, 3)), "c": jnp.asarray(normal(4))}, jnp.asarray(normal(20, 4))
+
+    def loss_fn(p, x):
+        _, moved = jax.lax.sort((x, jnp.broadcast_to(p["c"], x.shape)), num_keys=1)
+        return loss_of(p["w"], x * p["c"]) + jnp.sum(moved * x)
+
+    with pytest.warns(UserWarning, match="cover"):
+        neurons = lnb.find_neurons(loss_fn, params, x)
+    assert neurons.uncovered == (("['c']", "enters nonlinearly through `sort`"),)
 
 
 def test_a_penalty_is_no_use_of_a_weight(x64):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +54,28 @@ class Linearised:
                 known[leaf] = made.function(known, [rest.pop(0) for _ in made.sources])
             return {leaf: known[leaf] for leaf in self.leaves}
 
-        # The transpose of the reverse derivative: functions with a `jax.custom_vjp` have no forward one.
-        at, pull = jax.vjp(weights, values)
-        (moved,) = jax.linear_transpose(pull, at)((change,))
+        at, moved = _forward(weights, values, change)
         return self._output(at, moved, features[:count])
 
     def _output(self, at: Leaves, change: Leaves, features: Sequence[Any]) -> Any:
         """f_W times a change of the use's own leaves; if f is affine, any point serves."""
-        at = jax.tree.map(jnp.zeros_like, at) if self.is_affine else at
-        return jax.jvp(lambda leaves: self.function(leaves, features), (at,), (change,))[1]
+
+        def function(leaves: Leaves) -> Any:
+            return self.function(leaves, features)
+
+        if self.is_affine:
+            return jax.jvp(function, (jax.tree.map(jnp.zeros_like, at),), (change,))[1]
+        return _forward(function, at, change)[1]
+
+
+def _forward(function: Callable[[Leaves], Any], at: Leaves, change: Leaves) -> tuple[Any, Any]:
+    """A function's value, and its derivative along a change.
+
+    The derivative is the transpose of the reverse one: functions with a `jax.custom_vjp` have no other.
+    """
+    value, pull = jax.vjp(function, at)
+    (moved,) = jax.linear_transpose(pull, value)((change,))
+    return value, moved
 
 
 def linearise(use: ParameterUse, facts: Facts) -> tuple[Linearised, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from lnb._program._jax import scan_of as scan_of
 from lnb._program._jax import shard_map_of as shard_map_of
 from lnb._program._jax import unlisted as unlisted
 from lnb._program._jax import while_of as while_of
+from lnb._program._linearity import is_differentiable_in as is_differentiable_in
 from lnb._program._linearity import is_linear_in as is_linear_in
 from lnb._program._program import Program as Program
 from lnb._program._program import read_program as read_program

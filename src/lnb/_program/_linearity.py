@@ -1,4 +1,4 @@
-"""Whether an operation is linear in its inputs, which its derivative shows."""
+"""Whether an operation is linear in its inputs, which its derivative shows, or has a derivative at all."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def is_linear_in(equation: Equation, avals: Sequence[Any], positions: Sequence[i
     if key is not None:
         _linearity[key] = result
     return result
+
+
+def is_differentiable_in(equation: Equation, avals: Sequence[Any], positions: Sequence[int]) -> bool:
+    """Whether products with the operation's Jacobian in the inputs at `positions`, and with its transpose, exist."""
+    shapes = [jax.ShapeDtypeStruct(avals[value].shape, avals[value].dtype) for value in equation.inputs]
+
+    def products(inputs: list[Any], change: list[Any]) -> Any:
+        def function(chosen: list[Any]) -> Any:
+            full = list(inputs)
+            for position, value in zip(positions, chosen, strict=True):
+                full[position] = value
+            return equation.bind(full)[0]
+
+        output, pull = jax.vjp(function, [inputs[p] for p in positions])
+        push = jax.linear_transpose(lambda cotangent: pull(cotangent)[0], output)
+        return jax.linear_transpose(lambda change: push(change)[0], change)(push(change)[0])
+
+    try:
+        jax.eval_shape(products, shapes, [shapes[p] for p in positions])
+    except (TypeError, ValueError, NotImplementedError, NameError):
+        return False
+    return True
 
 
 def _derivative_is_constant(equation: Equation, shapes: Sequence[Any], positions: tuple[int, ...]) -> bool:

@@ -10,7 +10,7 @@ from jax.extend.core import primitives
 from lnb._finding._building import general_neuron, repeated_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, Stopped, TrackedValue
-from lnb._program import Equation
+from lnb._program import Equation, is_differentiable_in
 
 
 def nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
@@ -26,7 +26,8 @@ def nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) 
         return Outcome(states=computed(facts, equation, states, leaves))
     if not any(facts.is_inexact(value) for value in equation.outputs):
         return Outcome()
-    if len(equation.outputs) > 1:
+    positions = [k for k, state in enumerate(states) if state is not None]
+    if len(equation.outputs) > 1 or not is_differentiable_in(equation, facts.program.avals, positions):
         return Outcome(excluded=((leaves, f"enters nonlinearly through `{equation.name}`"),))
     return Outcome(completed=(replace(general_neuron(facts, equation, states), is_affine=False),))
 
