@@ -33,6 +33,11 @@ def spectral(weight, u, steps=2):
     return weight / (u @ weight @ v)
 
 
+def over_norm(weight, u):
+    """The weight over a form of it with a given vector."""
+    return weight / (u @ weight @ u)
+
+
 def quantised(weight):
     """Rounded to eighths, with the derivative of the identity."""
     return weight + lax.stop_gradient(jnp.round(weight * 8) / 8 - weight)
@@ -140,6 +145,13 @@ REPARAMETRISED = [
         lambda p, x, u: x @ (p["v"] / (u @ p["v"] @ u)),
         {"v": V},
         9,
+        (X, normal(3, seed=6)),
+    ),
+    weight(
+        "spectral norm of a masked weight with a scale, its vector kept as data",
+        lambda p, x, u: x @ (p["g"] * over_norm(p["v"] * MASK, u)),
+        {"v": V, "g": G},
+        12,
         (X, normal(3, seed=6)),
     ),
     weight(

@@ -97,8 +97,6 @@ class Facts:
         own, data = self._sources_of(value, {self.values[leaf]: leaf for leaf in (*roots, *leaves)})
         leaves, inputs = tuple(own.values()), tuple(own)
         shape, dtype = self.shape[value], self.program.avals[value].dtype
-        if absorbs:
-            leaves = roots
         kept = tuple(1 if axis in repeated else size for axis, size in enumerate(shape))
         part = Slice(self.program, (*inputs, *data), value)
         if absorbs:
