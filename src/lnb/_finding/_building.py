@@ -177,21 +177,24 @@ def complex_term(
     return replace(term, layout=layout, inputs=len(parts) * term.inputs, features=features, is_complex=True), outputs
 
 
-def samples_of(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> int:
-    """n of an operation that is linear in its parameters, and has no canonical form.
+def samples_of(facts: Facts, equation: Equation, states: Sequence[TrackedValue], is_affine: bool = True) -> int:
+    """n of an operation that has no canonical form.
 
     Where an operation works element by element, or sets parameters beside data, a parameter element has a sample for
-    each time that it is repeated. Elsewhere the samples are the leading axes that the output shares with the data.
+    each time that it is repeated. Elsewhere the samples are the leading axes that the output shares with the data; of
+    one that is not affine in its parameters, such as a solver, the first of them.
     """
     shape = facts.shape[equation.outputs[0]]
     given = [facts.shape[value] for value in equation.inputs]
     parameters = [state for state in states if isinstance(state, Parameter)]
     if all(len(sizes) == len(shape) and _fits(sizes, shape) for sizes in given if sizes):
         return max(1, prod(shape) // min(_own_size(facts, parameter) for parameter in parameters))
+    data = [sizes for sizes, state in zip(given, states, strict=True) if state is None]
+    if not is_affine:
+        return max((shape[0] for sizes in data if shape and sizes[:1] == shape[:1]), default=1)
     repeats = max(prod(parameter.shape) // _own_size(facts, parameter) for parameter in parameters)
     if repeats > 1 or shape in given:
         return max(1, repeats)
-    data = [sizes for sizes, state in zip(given, states, strict=True) if state is None]
     return max((_shared(shape, sizes) for sizes in data), default=1)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jax.extend.core import primitives
 
-from lnb._finding._building import general_neuron, repeated_axes
+from lnb._finding._building import general_neuron, repeated_axes, samples_of
 from lnb._finding._facts import Facts
 from lnb._finding._values import Outcome, Parameter, Stopped, TrackedValue
 from lnb._program import Equation, is_differentiable_in
@@ -29,7 +29,8 @@ def nonlinear(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) 
     positions = [k for k, state in enumerate(states) if state is not None]
     if len(equation.outputs) > 1 or not is_differentiable_in(equation, facts.program.avals, positions):
         return Outcome(excluded=((leaves, f"enters nonlinearly through `{equation.name}`"),))
-    return Outcome(completed=(replace(general_neuron(facts, equation, states), is_affine=False),))
+    neuron = general_neuron(facts, equation, states, samples_of(facts, equation, states, is_affine=False))
+    return Outcome(completed=(replace(neuron, is_affine=False),))
 
 
 def computed(
