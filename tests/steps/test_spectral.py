@@ -187,10 +187,8 @@ def test_the_operations_of_a_step_are_those_of_its_products():
     assert 0.9 * counted < spectral_flops(shape) < counted
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("inputs", "outputs"), [(6, 4), (3, 8), (5, 5)])
-@pytest.mark.parametrize("form", ["masked", "summed"])
-def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(form, inputs, outputs, bias):
+@pytest.mark.parametrize(("inputs", "outputs", "bias"), [(6, 4, True), (3, 8, False)])
+def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(inputs, outputs, bias):
     """Outputs move by as much in the mean, within what the spectral step's polynomial leaves."""
     random = np.random.default_rng(0)
     x, target = (jnp.asarray(random.standard_normal((40, size))) for size in (inputs, outputs))
@@ -209,12 +207,19 @@ def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(form, inpu
         neurons = lnb.find_neurons(lambda p: jnp.mean((layer(p) - target) ** 2), params)
         assert [neuron.kind for neuron in neurons] == ["dense" if form == "plain" else "reparametrised"]
         assert neurons[0].samples == 40
-        optimizer = lnb.scale_by_lnb(neurons, solver=lnb.CG(steps=60, ridge=1e-9))
-        _, grads, features = neurons.value_and_grad(params)
-        updates, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
+        optimizer = lnb.scale_by_lnb(neurons, solver=lnb.CG(steps=32, ridge=1e-9))
+
+        @jax.jit
+        def update(params):
+            _, grads, features = neurons.value_and_grad(params)
+            return optimizer.update(grads, optimizer.init(params), params, features=features)[0]
+
+        updates = update(params)
         return float(jnp.sqrt(jnp.mean(layer(updates) ** 2)))
 
-    assert 1 / 1.27 < moved(form) / moved("plain") < 1 / 0.73
+    plain = moved("plain")
+    for form in ("masked", "summed"):
+        assert 1 / 1.27 < moved(form) / plain < 1 / 0.73
 
 
 def test_the_operations_of_parts_are_those_of_as_many_groups():
