@@ -225,9 +225,9 @@ CONVOLUTION = [
 
 LOOKUP = [
     Case(
-        "`x + table[buckets]`, the buckets constant",
-        lambda p, x: x + p["e"][BUCKETS].transpose(2, 0, 1),
-        {"e": normal(4, 2)},
+        "`(x + table[buckets]) * s`, the buckets constant",
+        lambda p, x: (x + p["e"][BUCKETS].transpose(2, 0, 1)) * p["s"],
+        {"e": normal(4, 2), "s": normal(8)},
         (normal(3, 2, 8, 8),),
         (
             Layer(
@@ -236,6 +236,13 @@ LOOKUP = [
                 (1, 4, 2),
                 192,
                 lambda s, p, x: jnp.broadcast_to(s["e"][BUCKETS].transpose(2, 0, 1), (3, 2, 8, 8)),
+            ),
+            Layer(
+                ("s",),
+                "scale",
+                (8, 1, 1),
+                48,
+                lambda s, p, x: (x + p["e"][BUCKETS].transpose(2, 0, 1)) * s["s"],
             ),
         ),
     ),

@@ -41,9 +41,9 @@ def as_weight(facts: Facts, parameter: Parameter, repeated: Sequence[int] = ()) 
 
 def as_parameter(facts: Facts, state: TrackedValue) -> TrackedValue:
     """The state as a weight, if it is what constant indices chose from a table: its elements repeat."""
-    if not isinstance(state, PartialNeuron) or not state.terms or not state.constant or state.bias is not None:
+    if not isinstance(state, PartialNeuron) or not state.terms or not state.constant:
         return state
-    if state.terms[0].kind != "embedding":
+    if state.terms[0].kind != "embedding" or state.bias is not None or state.addends:
         return state
     return facts.reparametrise(state.value, state.leaves)
 
