@@ -30,7 +30,7 @@ test: .venv/installed
 	.venv/bin/pytest -n $(WORKERS)
 	cd experiments && ../.venv/bin/pytest -n $(WORKERS)
 
-# Under four minutes on two cores.
+# For the inner loop.
 test-fast: .venv/installed
 	.venv/bin/pytest -n $(WORKERS) $(FAST_TESTS)
 

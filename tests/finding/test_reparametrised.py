@@ -53,6 +53,25 @@ def test_a_weight_normed_layer_moves_as_a_plain_one(x64):
     np.testing.assert_allclose(moved, plain["w"], rtol=1e-6, atol=1e-6 * float(jnp.abs(plain["w"]).max()))
 
 
+def test_a_leaf_that_something_else_trains_is_held(x64):
+    """The direction of the others is that of their own part of the metric."""
+    params = {"v": jnp.asarray(normal(4, 3)), "g": jnp.asarray(normal(3))}
+    x, ridge = jnp.asarray(normal(20, 4, seed=2)), 0.1
+
+    def weights(v):
+        return params["g"] * v / norm(v)
+
+    neurons = lnb.find_neurons(lambda p, x: loss_of(p["g"] * p["v"] / norm(p["v"]), x), params, x)
+    solver = lnb.CG(steps=32, ridge=ridge)
+    optimizer = optax.masked(lnb.scale_by_lnb(neurons, solver=solver, step=lnb.StepRule()), {"v": True, "g": False})
+    _, grads, features = neurons.value_and_grad(params, x)
+    theta, _ = optimizer.update(grads, optimizer.init(params), params, features=features)
+    metric = dense_metric(lambda v: x @ weights(v), params["v"], 20) + ridge * np.eye(12)
+    expected = np.linalg.solve(metric, np.ravel(grads["v"]))
+    np.testing.assert_allclose(np.ravel(theta["v"]), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_array_equal(theta["g"], grads["g"])
+
+
 @pytest.mark.parametrize("solver", [EXACT, lnb.Cholesky(decay=0.0, ridge=1e-11)], ids=["CG", "Cholesky"])
 def test_a_complex_layer_moves_as_complex_arithmetic_says(x64, complex_numbers, solver):
     """theta = (X^H X / n)^-1 g, whether the weight is made of two real arrays or is complex itself."""

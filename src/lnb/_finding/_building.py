@@ -48,30 +48,11 @@ def as_parameter(facts: Facts, state: TrackedValue) -> TrackedValue:
     return facts.reparametrise(state.value, state.leaves)
 
 
-_ELEMENTWISE = frozenset(
-    getattr(primitives, f"{name}_p")
-    for name in (
-        *(
-            "add",
-            "sub",
-            "mul",
-            "div",
-            "neg",
-            "abs",
-            "sign",
-            "max",
-            "min",
-            "clamp",
-            "select_n",
-            "square",
-            "sqrt",
-            "rsqrt",
-        ),
-        *("integer_pow", "pow", "exp", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "erf", "atan2"),
-        *("floor", "ceil", "round", "eq", "ne", "gt", "ge", "lt", "le", "and", "or", "not", "stop_gradient"),
-        *("real", "imag", "complex", "conj"),
-    )
-)
+_ELEMENTWISE_NAMES = """
+    add sub mul div neg abs sign max min clamp select_n square sqrt rsqrt integer_pow pow exp log log1p expm1 tanh
+    logistic sin cos erf atan2 floor ceil round eq ne gt ge lt le and or not stop_gradient real imag complex conj
+"""
+_ELEMENTWISE = frozenset(getattr(primitives, f"{name}_p") for name in _ELEMENTWISE_NAMES.split())
 
 
 def repeated_axes(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> tuple[int, ...]:
@@ -210,7 +191,7 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def _own_size(facts: Facts, parameter: Parameter) -> int:
-    """How many parameter elements a value is made of; where they are lost, its size before it was repeated."""
+    """How many parameter elements a value is made of."""
     size = prod(parameter.shape)
     if parameter.distinct or not size:
         return max(1, size)
