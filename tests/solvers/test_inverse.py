@@ -36,9 +36,11 @@ def test_lapack_is_called_for_single_small_matrices_alone_on_the_cpu(make, calls
         assert max(rows, columns) <= 16
 
 
+# Few shapes, since each is compiled.
 @pytest.mark.usefixtures("x64")
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 100) | st.integers(190, 200) | st.just(300))
-def test_a_positive_definite_matrix_is_inverted(seed, groups, size):
+@given(st.integers(0, 2**31), st.sampled_from([(1, 1), (3, 2), (2, 16), (1, 17), (3, 64), (1, 99), (1, 193), (2, 300)]))
+def test_a_positive_definite_matrix_is_inverted(seed, shape):
+    groups, size = shape
     random = np.random.default_rng(seed)
     x = random.standard_normal((groups, size + 3, size)) * np.geomspace(1, 10, size)
     matrix = np.einsum("gni,gnj->gij", x, x) + 0.1 * np.eye(size)
