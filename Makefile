@@ -10,15 +10,16 @@ NEWER_PYTHONS = $(shell .ci/find-python)
 NEWEST_PYTHON = $(lastword $(NEWER_PYTHONS))
 
 # Finding neurons, every case, solvers and the update: what a change of JAX or of the library breaks first.
+SOLVER_TESTS = $(addprefix solvers/test_, solvers.py statistics.py inverse.py low_rank.py)
 FAST_TESTS = $(addprefix tests/, program finding/test_cases.py finding/test_sharing.py finding/test_regions.py \
-	features/test_layout.py solvers test_neurons.py test_transform.py test_imports.py)
+	features/test_layout.py $(SOLVER_TESTS) test_neurons.py test_transform.py test_imports.py)
 
 # Real data lies beside a checkout on machines without internet.
 ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test test-fast test-newest check docs pages report bench bench-kfac format fuzz test-matrix test-kfac clean
+.PHONY: demo test test-fast test-newest check docs pages public-models report bench bench-kfac format fuzz test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -60,6 +61,12 @@ docs: .venv/installed
 # The pages that are written from the tests' cases.
 pages: .venv/installed
 	JAX_NUM_CPU_DEVICES=8 .venv/bin/python tests/coverage_page.py
+
+# What LNB finds in networks of other libraries, and how they train; hours on two cores. Checkouts of bonsai, flax and
+# jaxpi are looked for in SOURCES. Models that have a record are not measured again.
+SOURCES ?= sources
+public-models: .venv-models/installed
+	PYTHONPATH=benchmarks .venv-models/bin/python -m public_models --sources $(SOURCES)
 
 # The page about all records of results/, its figures and its tables, which docs/ includes.
 report: .venv/installed
@@ -120,6 +127,11 @@ test-kfac: .venv-kfac/installed
 .venv-kfac/installed: pyproject.toml experiments/pyproject.toml
 	$(PYTHON) -m venv .venv-kfac
 	.venv-kfac/bin/python -m pip install --quiet -e '.[dev]' -e './experiments[kfac]'
+	touch $@
+
+.venv-models/installed: pyproject.toml experiments/pyproject.toml benchmarks/public_models/requirements.txt
+	$(PYTHON) -m venv .venv-models
+	.venv-models/bin/python -m pip install --quiet -e . -r benchmarks/public_models/requirements.txt
 	touch $@
 
 clean:

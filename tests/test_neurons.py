@@ -9,6 +9,8 @@ import pytest
 
 import lnb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"first": {"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "scale": jnp.ones(2), "last": jnp.ones((2, 2))}
 X = jnp.ones((5, 3))
 

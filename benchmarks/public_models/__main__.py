@@ -17,7 +17,7 @@ import tyro
 
 from public_models.measure import Record, measure
 from public_models.page import page
-from public_models.trial import load_models, use_source
+from public_models.trial import Model, load_models, use_source
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "benchmarks" / "results" / "public-models.json"
@@ -61,7 +61,7 @@ def main(settings: Settings) -> None:
         except PackageNotFoundError as missing:
             print(f"{key}: skipped, {missing.name} is not here", flush=True)
             continue
-        record = _measured(key, settings)
+        record = _measured(model, settings)
         print(f"{key}: {record['failure'] or record['losses']}", flush=True)
         records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
         records[key] = record
@@ -70,10 +70,10 @@ def main(settings: Settings) -> None:
         PAGE.write_text(page([Record(**record) for record in records.values()]))
 
 
-def _measured(key: str, settings: Settings) -> dict[str, object]:
+def _measured(model: Model, settings: Settings) -> dict[str, object]:
     """A model's record, from a process of its own."""
-    model = load_models()[key]
-    command = [sys.executable, "-m", "public_models", "--here", "--models", key, "--sources", str(settings.sources)]
+    command = [sys.executable, "-m", "public_models", "--here", "--models", model.key]
+    command += ["--sources", str(settings.sources)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=settings.timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -82,7 +82,8 @@ def _measured(key: str, settings: Settings) -> dict[str, object]:
         if done.returncode == 0:
             return json.loads(done.stdout.strip().splitlines()[-1])
         print(done.stderr[-4000:], file=sys.stderr)
-        failure = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        lines = done.stderr.strip().splitlines()
+        failure = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no message")
     return asdict(Record(model.library, model.name, model.note, {}, failure=failure))
 
 

@@ -71,7 +71,9 @@ def dense_inputs(loss_fn: Callable[..., Any], params: Any, batch: Sequence[Any])
 
 @contextmanager
 def _patched(captures: _Captures) -> Iterator[None]:
-    patches = [mock.patch.object(layer, "__call__", _wrap(layer, weight, captures)) for layer, weight in _dense_layers()]
+    patches = [
+        mock.patch.object(layer, "__call__", _wrap(layer, weight, captures)) for layer, weight in _dense_layers()
+    ]
     for patch in patches:
         patch.start()
     jax.clear_caches()

@@ -11,6 +11,8 @@ from jax import lax
 import lnb
 from lnb._program import _jax
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EXPERTS, ROWS, INPUTS, OUTPUTS = 3, 8, 4, 5
 WEIGHT = {"w": normal(EXPERTS, INPUTS, OUTPUTS)}
 X = normal(EXPERTS * ROWS, INPUTS, seed=1)

@@ -9,6 +9,8 @@ from oracle import dense_metric
 
 import lnb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0], [1, 2], [0, 3]])
 def test_chosen_rows_are_packed_in_the_order_in_which_they_are_used(rows):

@@ -13,6 +13,8 @@ from oracle import dense_metric
 import lnb
 from lnb._finding._iterations import SLOTS, keep, slot_weights
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": 0.02 * normal(3, 3), "b": normal(3), "u": normal(2, 3), "v": normal(3, 2)}
 X = normal(4, 2)
 

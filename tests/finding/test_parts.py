@@ -10,6 +10,8 @@ from cases import normal
 
 import lnb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": jnp.asarray(normal(4, 12), jnp.float32), "b": jnp.asarray(normal(12), jnp.float32), "s": jnp.ones(4)}
 X = jnp.asarray(normal(2, 5, 4), jnp.float32)
 ANGLE = jnp.arange(5.0)[:, None]

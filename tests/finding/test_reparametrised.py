@@ -11,6 +11,8 @@ from oracle import dense_metric
 
 import lnb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EXACT = lnb.CG(steps=32, ridge=1e-11)
 
 

@@ -10,6 +10,8 @@ from jax import lax
 
 import lnb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def ones(*shape):
     return jnp.ones(shape)

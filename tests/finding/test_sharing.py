@@ -7,6 +7,8 @@ from cases import CASES
 
 import lnb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(
     ("name", "alike"),

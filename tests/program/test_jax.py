@@ -17,6 +17,8 @@ from lnb._features._layout import Transpose
 from lnb._finding.rules import _layouts
 from lnb._program import _jax, read_program, trace, unlisted
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = jnp.ones((3, 4))
 
 

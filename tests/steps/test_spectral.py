@@ -11,7 +11,7 @@ import lnb
 from lnb._numerics import inner
 from lnb.steps._spectral import norm_step, spectral_flops, spectral_step
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 
 def metric_of(random, inputs, condition=30.0):
