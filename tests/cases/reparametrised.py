@@ -148,6 +148,13 @@ REPARAMETRISED = [
         (X, normal(3, seed=6)),
     ),
     weight(
+        "spectral norm, two vectors kept as data: `x @ (v / (b @ (a @ v)))`",
+        lambda p, x, a, b: x @ (p["v"] / (b @ (a @ p["v"]))),
+        {"v": V},
+        9,
+        (X, normal(3, seed=6), normal(3, seed=7)),
+    ),
+    weight(
         "spectral norm of a masked weight with a scale, its vector kept as data",
         lambda p, x, u: x @ (p["g"] * over_norm(p["v"] * MASK, u)),
         {"v": V, "g": G},

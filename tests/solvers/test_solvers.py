@@ -159,3 +159,21 @@ def test_a_share_of_the_samples_is_a_solution_of_these_alone(x64, make):
 def test_bad_settings_are_named(make, options, name):
     with pytest.raises(ValueError, match=f"`{name}` of {make.__name__} must be"):
         make(**options)
+
+
+def test_cg_takes_no_step_against_the_gradient():
+    """One batch of huge features, or a start that an earlier batch left, must not carry the parameters away."""
+    params, x = jnp.asarray(normal(6, 3), jnp.float32), jnp.asarray(normal(20, 6), jnp.float32)
+    neurons = lnb.find_neurons(lambda w, x: jnp.square(x @ w - 1).mean(), params, x)
+    (neuron,) = neurons
+    _, gradient, features = neurons.value_and_grad(params, x)
+    metric = metric_of(neuron.read(features), features.arrays)
+    solver, packed = lnb.CG(), neuron.pack(gradient)
+    statistics = solver.update(metric, solver.init(metric, jnp.float32), jnp.ones((), jnp.int32))
+    along = solver.solve(metric, statistics, packed, jnp.zeros_like(packed))
+    assert along.squared_norm > 0
+    against = solver.solve(metric, statistics, packed, -1e6 * along.direction)
+    assert against.squared_norm == 0
+    assert not against.direction.any()
+    afresh = solver.solve(metric, statistics, packed, against.warm_start)
+    np.testing.assert_array_equal(afresh.direction, along.direction)

@@ -4,6 +4,9 @@
 
 with A = M + ridge, x the previous direction, P from moving averages of the moments (section 3.5). Inner products are
 taken over (i, o), one for each group: the groups are systems of their own.
+
+Where the previous direction was far off, the new one may go against the gradient. It is then zero, and so is the next
+start.
 """
 
 from __future__ import annotations
@@ -111,7 +114,10 @@ class CG(Solver):
             conditioned = precondition(residual)
             previous, slope = slope, _inner(residual, conditioned)
             conjugate = conditioned + _divide(slope, previous) * conjugate
-        return Solution(solution, inner(solution, gradient, metric.has_bias), solution)
+        squared_norm = inner(solution, gradient, metric.has_bias)
+        against = squared_norm < 0
+        solution = jnp.where(against[:, None, None], 0, solution)
+        return Solution(solution, jnp.where(against, 0, squared_norm), solution)
 
     def flops(self, metric: Metric, outputs: int) -> tuple[float, float]:
         """Two sums over the features; `steps + 1` products with the batch's metric."""

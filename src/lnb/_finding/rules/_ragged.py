@@ -75,7 +75,8 @@ def chosen(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
     if states[1 - position] is not None or not neuron.terms or neuron.output_ids is None or neuron.sample_ids is None:
         return None
     (lookup,) = neuron.terms
-    assert isinstance(lookup.features, EmbeddingFeatures)
+    if not isinstance(lookup.features, EmbeddingFeatures):
+        return None
     assert lookup.source is not None
     batch, contracted, free = _dot.axes(facts, equation, position)
     of_element, of_index = varying_axes(neuron.output_ids), varying_axes(neuron.sample_ids)
