@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 from unittest import mock
 
@@ -29,14 +30,16 @@ class _Layer:
 @dataclass
 class _Captures:
     layers: dict[bytes, _Layer] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)  # JAX calls back from several threads
 
     def add(self, x: np.ndarray, weight: np.ndarray) -> None:
         """Add samples x [..., i] of a layer with this weight [i, o]."""
         x, weight = np.asarray(x, np.float64), np.asarray(weight)
         rows = x.reshape(-1, x.shape[-1])
-        layer = self.layers.setdefault(weight.tobytes(), _Layer(weight, np.zeros((x.shape[-1],) * 2)))
-        layer.second_moments += rows.T @ rows
-        layer.samples += len(rows)
+        with self.lock:
+            layer = self.layers.setdefault(weight.tobytes(), _Layer(weight, np.zeros((x.shape[-1],) * 2)))
+            layer.second_moments += rows.T @ rows
+            layer.samples += len(rows)
 
 
 def _dense_layers() -> Iterator[tuple[Any, Callable[[Any], Any]]]:

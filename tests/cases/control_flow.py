@@ -394,29 +394,32 @@ def first_outside_output(s, p, x):
     return (first @ s["w"] + weights[:, None, None] * s["b"]) * ((1 + SLOTS) / 13) ** 0.5
 
 
-@jax.custom_vjp
-def solve_each(params, x):
-    """Each example's own loop, in a `map`, as long as its number says."""
+def each_its_own(mapped, lengths):
+    """A loop for each example, as long as its number in `lengths` says, mapped over the examples."""
 
-    def solve(example):
-        return jax.lax.while_loop(
-            lambda state: state[1] < example[1],
-            lambda state: (one_layer(params, *state), state[1] + 1),
-            (example[0], 0),
-        )[0]
+    def run(params, x):
+        def solve(start, length):
+            return jax.lax.while_loop(
+                lambda state: state[1] < length,
+                lambda state: (one_layer(params, *state), state[1] + 1),
+                (start, 0),
+            )[0]
 
-    return jax.lax.map(solve, (x, jnp.arange(len(x)) * 2))
+        return mapped(solve, x, jnp.asarray(lengths))
+
+    def apart(params, x):
+        return jnp.stack([unrolled(one_layer, k, params, row)[-1] for k, row in zip(lengths, x, strict=True)])
+
+    looped = jax.custom_vjp(run)
+    looped.defvjp(lambda params, x: (run(params, x), (params, x)), lambda saved, g: jax.vjp(apart, *saved)[1](g))
+    return looped
 
 
-def solve_each_unrolled(params, x):
-    """The same without a loop."""
-    return jnp.stack([unrolled(one_layer, 2 * k, params, row)[-1] for k, row in enumerate(x)])
-
-
-solve_each.defvjp(
-    lambda params, x: (solve_each(params, x), (params, x)),
-    lambda saved, g: jax.vjp(solve_each_unrolled, *saved)[1](g),
-)
+def together_output(s, p, x):
+    """Loops of 3 to 8 iterations in a `vmap`: a row that has ended stays as it is until all have."""
+    rows = [unrolled(one_layer, 3 + k, p, row) for k, row in enumerate(x)]
+    states = jnp.stack([jnp.stack([*states, *[states[-1]] * 8][:8]) for states in rows])
+    return states @ s["w"] + s["b"]
 
 
 def solve_each_output(s, p, x):
@@ -464,7 +467,18 @@ WHILE = [
         samples=12 * SLOTS,
         output=lambda s, p, x: (jnp.stack(unrolled(one_layer, 6, p, x)[:6]) @ s["w"] + s["b"]) * (SLOTS / 3) ** 0.5,
     ),
-    square("`while` in a `map`, each of its own length", solve_each, samples=6 * SLOTS, output=solve_each_output),
+    square(
+        "`while` in a `map`, each of its own length",
+        each_its_own(lambda solve, *rows: jax.lax.map(lambda row: solve(*row), rows), range(0, 12, 2)),
+        samples=6 * SLOTS,
+        output=solve_each_output,
+    ),
+    square(
+        "`while` in a `vmap`, each of its own length",
+        each_its_own(lambda solve, *rows: jax.vmap(solve)(*rows), range(3, 9)),
+        samples=6 * SLOTS,
+        output=together_output,
+    ),
     square(
         "`while` in `jit` of `checkpoint`",
         lambda p, x: jax.jit(jax.checkpoint(as_while(one_layer, 5)))(p, x),

@@ -285,7 +285,7 @@ def qwen3_vl() -> Trial:
     )
     config = modeling.ModelConfig(vision, text)
     network = modeling.Qwen3VLForConditionalGeneration(config, rngs=nnx.Rngs(0))
-    images, texts = data.images(16, count=8), data.tokens(VOCABULARY, LENGTH - 4)
+    images, texts = data.images(16, count=8), data.tokens(VOCABULARY, LENGTH - 5)
 
     def loss(network: Any, pixels: Any, labels: Any, tokens: Any) -> Any:
         caption = jnp.concatenate([labels[:, None], tokens], 1)
@@ -342,7 +342,7 @@ def gemma3() -> Trial:
     )
     config = modeling.ModelConfig(vision, text, 4, "float32", None)
     network = modeling.Gemma3Model(config, rngs=nnx.Rngs(0))
-    images, texts = data.images(16, count=8), data.tokens(VOCABULARY, LENGTH - 4)
+    images, texts = data.images(16, count=8), data.tokens(VOCABULARY, LENGTH - 5)
 
     def loss(network: Any, pixels: Any, labels: Any, tokens: Any) -> Any:
         caption = jnp.concatenate([labels[:, None], tokens], 1)

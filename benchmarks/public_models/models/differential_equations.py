@@ -149,7 +149,7 @@ def optimistix_fixed_point() -> Trial:
 
     def fixed_point(function: Any, start: Any, layers: Any, x: Any) -> Any:
         solver = optimistix.FixedPointIteration(rtol=1e-4, atol=1e-5)
-        return optimistix.fixed_point(lambda z, args: function(z, *args), solver, start, (layers, x)).value
+        return optimistix.fixed_point(lambda z, args: function(z, *args), solver, start, (layers, x), throw=False).value
 
     return _equilibrium(fixed_point)
 
@@ -166,7 +166,9 @@ def optimistix_newton() -> Trial:
 
     def fixed_point(function: Any, start: Any, layers: Any, x: Any) -> Any:
         solver = optimistix.Newton(rtol=1e-4, atol=1e-5)
-        return optimistix.root_find(lambda z, args: function(z, *args) - z, solver, start, (layers, x)).value
+        return optimistix.root_find(
+            lambda z, args: function(z, *args) - z, solver, start, (layers, x), throw=False
+        ).value
 
     return _equilibrium(fixed_point)
 

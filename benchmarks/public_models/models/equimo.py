@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+
 from public_models import data
 from public_models.losses import classification
 from public_models.trial import Trial, model
@@ -14,7 +15,7 @@ SIZE = 32
 CLASSES = 10
 
 
-def _classify(network: Any) -> Trial:
+def _classify(network: Any, *ignore: str) -> Trial:
     """Images, without dropout."""
     import equinox as eqx
 
@@ -24,7 +25,7 @@ def _classify(network: Any) -> Trial:
         network = eqx.combine(params, static)
         return classification(jax.vmap(lambda x: network(x, key=KEY, inference=True))(x), labels)
 
-    return Trial(loss_fn, params, data.images(SIZE, count=8, channels_first=True))
+    return Trial(loss_fn, params, data.images(SIZE, count=8, channels_first=True), ignore)
 
 
 @model("Equimo", "VisionTransformer", "equimo")
@@ -58,7 +59,7 @@ def rope_vision_transformer() -> Trial:
         num_classes=CLASSES,
         key=KEY,
     )
-    return _classify(network)
+    return _classify(network, ".local_pos_embed.patch_rope.freqs")
 
 
 @model("Equimo", "ConvNeXt", "equimo")
@@ -76,7 +77,7 @@ def att_net() -> Trial:
     from equimo.models import AttNet
 
     network = AttNet(
-        3, dims=[8, 16], depths=[1, 1], exp_rates=[2, 2], kernel_sizes=[3, 3], num_classes=CLASSES, key=KEY
+        3, dims=[16, 32], depths=[1, 1], exp_rates=[2, 2], kernel_sizes=[3, 3], num_classes=CLASSES, key=KEY
     )
     return _classify(network)
 
@@ -122,14 +123,6 @@ def reduce_former() -> Trial:
     return _classify(network)
 
 
-@model("Equimo", "SHViT", "equimo")
-def sh_vit() -> Trial:
-    from equimo.models import SHViT
-
-    network = SHViT(3, [32, 64], [16, 16], [8, 8], depths=[1, 1], block_type=["s", "s"], num_classes=CLASSES, key=KEY)
-    return _classify(network)
-
-
 @model("Equimo", "IFormer", "equimo")
 def i_former() -> Trial:
     from equimo.models import IFormer
@@ -151,7 +144,7 @@ def i_former() -> Trial:
     return _classify(network)
 
 
-@model("Equimo", "Mlla", "equimo")
+@model("Equimo", "Mlla", "equimo", note="its block does not use what its attention gives")
 def mlla() -> Trial:
     from equimo.models import Mlla
 
@@ -170,26 +163,6 @@ def vssd() -> Trial:
         depths=[1, 1],
         num_heads=[2, 4],
         attentions_layers=("mamba2mixer", "attention"),
-        num_classes=CLASSES,
-        key=KEY,
-    )
-    return _classify(network)
-
-
-@model("Equimo", "FasterViT", "equimo")
-def faster_vit() -> Trial:
-    from equimo.models import FasterViT
-
-    network = FasterViT(
-        SIZE,
-        3,
-        dim=8,
-        in_dim=8,
-        num_heads=[1, 1, 2],
-        hat=[False, False, True],
-        depths=[1, 1, 1],
-        window_size=[2, 2, 2],
-        ct_size=1,
         num_classes=CLASSES,
         key=KEY,
     )

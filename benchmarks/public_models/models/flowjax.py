@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+
 from public_models import data
 from public_models.trial import Trial, model
 

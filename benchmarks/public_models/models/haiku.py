@@ -44,7 +44,6 @@ def resnet() -> Trial:
             10,
             bottleneck=False,
             channels_per_group=(16, 16, 32, 32),
-            use_projection=(False, True, True, True),
         )
         return classification(network(x, is_training=True), labels)
 
@@ -73,7 +72,7 @@ def mobilenet() -> Trial:
     return _trial(loss, data.images(32))
 
 
-@model("Haiku", "VQ-VAE", "dm-haiku")
+@model("Haiku", "VQ-VAE", "dm-haiku", note="the codebook's part of the loss grows as more codes are used")
 def vq_vae() -> Trial:
     import haiku as hk
 

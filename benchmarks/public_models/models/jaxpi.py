@@ -6,13 +6,15 @@ Their file is imported by itself: the package around it imports names that JAX n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.machinery import SourceFileLoader
+from importlib.util import find_spec, module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from public_models import data
 from public_models.losses import squares
 from public_models.trial import Trial, model
@@ -26,11 +28,13 @@ SETTINGS = {"num_layers": 3, "hidden_dim": 32, "reparam": FACTORIZED, "fourier_e
 def _archs() -> Any:
     """The file of its networks."""
     package = find_spec("jaxpi")
-    assert package is not None and package.submodule_search_locations
-    spec = spec_from_file_location("jaxpi_archs", Path(package.submodule_search_locations[0]) / "archs.py")
-    assert spec is not None and spec.loader is not None
+    if package is None or package.origin is None:
+        raise ImportError("no checkout of JAX-PI")
+    loader = SourceFileLoader("jaxpi_archs", str(Path(package.origin).with_name("archs.py")))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
     archs = module_from_spec(spec)
-    spec.loader.exec_module(archs)
+    loader.exec_module(archs)
     return archs
 
 

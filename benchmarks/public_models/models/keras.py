@@ -139,9 +139,18 @@ def resnet_v2() -> Trial:
 def text_transformer() -> Trial:
     keras = _keras()
     vocabulary, length, width, heads = 64, 16, 32, 4
+
+    class Embeddings(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="embeddings")
+            self.tokens = keras.layers.Embedding(vocabulary, width, name="tokens")
+            self.positions = keras.layers.Embedding(length, width, name="positions")
+
+        def call(self, tokens: Any) -> Any:
+            return self.tokens(tokens) + self.positions(keras.ops.arange(length))
+
     tokens = keras.Input((length,), dtype="int32")
-    x = keras.layers.Embedding(vocabulary, width, name="tokens")(tokens)
-    x = x + keras.layers.Embedding(length, width, name="positions")(jnp.arange(length))
+    x = Embeddings()(tokens)
     for block in range(2):
         attention = keras.layers.MultiHeadAttention(heads, width // heads, name=f"attention_{block}")
         x = keras.layers.LayerNormalization(name=f"norm_{block}_1")(x + attention(x, x, use_causal_mask=True))

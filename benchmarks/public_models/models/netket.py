@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from public_models.trial import Trial, model
 
 KEY = jax.random.key(0)
@@ -199,4 +200,4 @@ def gaussian() -> Trial:
 def matrix_product_state() -> Trial:
     import netket as nk
 
-    return _fit(nk.models.tensor_networks.MPSPeriodic(_hilbert(), bond_dim=4))
+    return _fit(nk.models.tensor_networks.MPSPeriodic(_hilbert(), bond_dim=4, param_dtype=complex))

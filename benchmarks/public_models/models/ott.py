@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from public_models import data
 from public_models.losses import squares
 from public_models.trial import Trial, model
@@ -93,7 +94,7 @@ def velocity_field_unet() -> Trial:
         model_channels=32,
         num_res_blocks=1,
         attention_resolutions=(2,),
-        channel_mult=(1, 2),
+        channel_mult=(1, 1),
         num_heads=2,
         rngs=nnx.Rngs(0),
     )

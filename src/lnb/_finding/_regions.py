@@ -318,18 +318,22 @@ def _while(region: Region) -> Completed:
         consts, begin = inputs[first:start], list(inputs[start:])
         shapes = jax.eval_shape(partial(program.evaluate, recorder=inside.recorder), [*consts, *begin])[1]
 
-        def goes_on(state: tuple[Any, list[Any], list[Any]]) -> Any:
-            return condition.evaluate([*inputs[:first], *state[1]])[0][0]
+        def goes_on(carried: list[Any]) -> Any:
+            return condition.evaluate([*inputs[:first], *carried])[0][0]
 
         def iterate(state: tuple[Any, list[Any], list[Any]]) -> tuple[Any, list[Any], list[Any]]:
             iteration, carried, slots = state
             results, recorded = program.evaluate([*consts, *carried], inside.recorder)
-            recorded = lax.stop_gradient(recorded)
+            recorded, mine = lax.stop_gradient(recorded), goes_on(carried)
+            if mine.ndim:  # of a `vmap`: an example that has ended keeps its values while others go on
+                masks = [mine.reshape(*mine.shape, *[1] * (new.ndim - mine.ndim)) for new in results]
+                results = [jnp.where(*each) for each in zip(masks, results, carried, strict=True)]
             slots = [keep(own, array, iteration) for own, array in zip(slots, recorded, strict=True)]
             return iteration + 1, results, slots
 
         slots = [lax.full_like(s, fill_value(s.dtype), shape=(SLOTS, *s.shape)) for s in shapes]
-        ran, last, slots = lax.while_loop(goes_on, iterate, (jnp.zeros((), jnp.int32), begin, slots))
+        start_state = (jnp.zeros((), jnp.int32), begin, slots)
+        ran, last, slots = lax.while_loop(lambda state: goes_on(state[1]).any(), iterate, start_state)
         each = slot_weights(ran)  # [slot]
         products = [slots[k] * each.reshape(-1, *[1] * (slots[k].ndim - 1)) for k in weighted]
         return last, [*slots, each, *products]
