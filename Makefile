@@ -10,9 +10,8 @@ NEWER_PYTHONS = $(shell .ci/find-python)
 NEWEST_PYTHON = $(lastword $(NEWER_PYTHONS))
 
 # Finding neurons, every case, solvers and the update: what a change of JAX or of the library breaks first.
-SOLVER_TESTS = $(addprefix solvers/test_, solvers.py statistics.py inverse.py low_rank.py)
 FAST_TESTS = $(addprefix tests/, program finding/test_cases.py finding/test_sharing.py finding/test_regions.py \
-	features/test_layout.py $(SOLVER_TESTS) test_neurons.py test_transform.py test_imports.py)
+	features/test_layout.py solvers/test_solvers.py test_neurons.py test_transform.py test_imports.py)
 
 # Real data lies beside a checkout on machines without internet.
 ifneq ($(wildcard ../shared/data),)

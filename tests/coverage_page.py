@@ -21,6 +21,7 @@ START = """\
 Each row is a neuron that `find_neurons` finds in a network of the tests. The tests compare its metric with a dense
 Jacobian in 64-bit precision, compare the loss and its gradient with those of the original function, and run a training
 step. `print(neurons)` shows the same columns for your own network, and the solver of each neuron.
+[Networks of other libraries](public-models.md) has what is found in code that others wrote.
 
 - **in → out** has the sizes of the linear function, with `+1` for a bias. `3 x 2` outputs are three parts that the
   program cuts apart, such as q, k and v. By default each part takes a step of its own.

@@ -246,6 +246,13 @@ LOOKUP = [
             ),
         ),
     ),
+    Case(
+        "`x + 0.5 * table[buckets]`, the buckets constant",
+        lambda p, x: x + 0.5 * p["e"][BUCKETS],
+        {"e": normal(4, 2)},
+        (normal(3, 8, 8, 2),),
+        (Layer(("e",), "embedding", (1, 4, 2), 192, lambda s, p, x: jnp.broadcast_to(s["e"][BUCKETS], (3, 8, 8, 2))),),
+    ),
     dense("`one_hot(i, 7) @ e`", lambda p, i: jax.nn.one_hot(i, 7) @ p["e"], {"e": normal(7, 3)}, (INDEX,), (1, 7, 3)),
     one("`e[i]`", lambda p, i: p["e"][i], {"e": normal(7, 3)}, (INDEX,), "embedding", (1, 7, 3), 6),
     one(

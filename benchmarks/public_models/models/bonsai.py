@@ -104,16 +104,6 @@ def efficientnet() -> Trial:
     return _trial(network, lambda n, x, y: classification(n(x, training=True), y), data.images(32))
 
 
-@model("Bonsai", "ResNet", "flax", source="bonsai")
-def resnet() -> Trial:
-    from bonsai.models.resnet.modeling import ModelConfig, ResNet
-    from flax import nnx
-
-    network = ResNet(ModelConfig([1, 1, 1, 1], num_classes=10), rngs=nnx.Rngs(0))
-    network.train()
-    return _trial(network, lambda n, x, y: classification(n(x), y), data.images(32))
-
-
 @model("Bonsai", "UNet", "flax", source="bonsai")
 def unet() -> Trial:
     from bonsai.models.unet.modeling import ModelConfig, UNet

@@ -46,8 +46,8 @@ def _predict_next(call: Callable[..., Any], tokens: Any) -> Any:
     return classification(call(input_ids=tokens[:, :-1]), tokens[:, 1:])
 
 
-def _tokens(build: Callable[[], Any], loss: Callable[..., Any] = _predict_next) -> Trial:
-    return _trial(build, loss, data.tokens(VOCABULARY, LENGTH))
+def _tokens(build: Callable[[], Any]) -> Trial:
+    return _trial(build, _predict_next, data.tokens(VOCABULARY, LENGTH))
 
 
 @model("torchax", "GPT-2", *PACKAGES)
@@ -92,7 +92,7 @@ def bert() -> Trial:
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=16,
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -109,7 +109,7 @@ def bert() -> Trial:
         logits = call(input_ids=jnp.where(masked, 0, tokens))
         return classification(logits[:, masked], tokens[:, masked])
 
-    return _tokens(lambda: BertForMaskedLM(config), loss)
+    return _trial(lambda: BertForMaskedLM(config), loss, data.tokens(16, LENGTH, count=32))
 
 
 @model("torchax", "T5", *PACKAGES)
@@ -133,7 +133,7 @@ def t5() -> Trial:
         logits = call(input_ids=tokens[:, :half], decoder_input_ids=tokens[:, half:-1])
         return classification(logits, tokens[:, half + 1 :])
 
-    return _tokens(lambda: T5ForConditionalGeneration(config), loss)
+    return _trial(lambda: T5ForConditionalGeneration(config), loss, data.tokens(VOCABULARY, LENGTH))
 
 
 @model("torchax", "ViT", *PACKAGES)

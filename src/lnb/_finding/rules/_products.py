@@ -25,18 +25,20 @@ def negate(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> 
 
 def product(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Outcome:
     """A product or quotient."""
-    states = [as_parameter(facts, state) for state in states]
     dependent = [k for k, state in enumerate(states) if state is not None]
     divides = equation.primitive is primitives.div_p
-    if len(dependent) > 1 or (divides and dependent[0] == 1):
+    position = dependent[0]
+    other = equation.inputs[1 - position]
+    is_factor = len(dependent) == 1 and not (divides and position == 1)
+    number = facts.number(other) if is_factor else None
+    if number is not None and number != 0.0:
+        return Outcome(_times_constant(facts, equation, states, states[position], 1 / number if divides else number))
+    states = [as_parameter(facts, state) for state in states]
+    if not is_factor:
         if any(isinstance(state, PartialNeuron) for state in states):
             return Outcome(ends_neurons=True)
         return nonlinear(facts, equation, states)
-    position = dependent[0]
-    state, other = states[position], equation.inputs[1 - position]
-    number = facts.number(other)
-    if number is not None and number != 0.0:
-        return Outcome(_times_constant(facts, equation, states, state, 1 / number if divides else number))
+    state = states[position]
     if isinstance(state, PartialNeuron):
         return Outcome(_times_activation(facts, equation, states, state))
     assert isinstance(state, Parameter)
