@@ -24,9 +24,9 @@ at a size that two CPU cores can train, and learns made-up data.
 - **neurons** counts them by kind; [What is covered](coverage.md) describes the kinds.
 - **compared** counts the dense layers whose Gram matrix was compared with the layer's inputs, as the library itself
   passes them to the layer.
-- **LNB** and **Adam** are the losses at the end of {STEPS} steps, the mean of the last {LAST}, from the same weights and
-  batches. LNB has its documented rate {RATE:g} and Adam three rates. No rate was chosen for a network. **–** means that
-  the loss was not finite. The lowest loss of a row is bold.
+- **LNB** and **Adam** are the losses at the end of {STEPS} steps, the mean of the last {LAST}, from the same weights
+  and batches. LNB has its documented rate {RATE:g} and Adam three rates. No rate was chosen for a network. **–** means
+  that the loss was not finite. The lowest loss of a row is bold.
 
 The gradient that LNB evaluates was compared with that of `jax.value_and_grad` on every network.
 """

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from public_models import data
 from public_models.losses import classification, squares
 from public_models.trial import Trial, model
