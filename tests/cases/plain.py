@@ -22,6 +22,22 @@ def conv(spec, strides, padding, **options):
     return apply
 
 
+def inverse_deviation(x, axes):
+    """What a normalisation multiplies by."""
+    return lax.rsqrt(x.var(axes, keepdims=True) + 1e-5)
+
+
+def shifted_norm(params, x, axes):
+    """A normalisation that multiplies before it subtracts."""
+    scale = inverse_deviation(x, axes) * params["s"]
+    return x * scale + (params["t"] - x.mean(axes, keepdims=True) * scale)
+
+
+def difference_of_products(first, second, scale):
+    """Both times the same scale."""
+    return first * scale - second * scale
+
+
 def layer_norm(x):
     """Features of mean 0 and variance 1."""
     return (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -391,6 +407,42 @@ SCALE = [
     one(
         "`(x - mean) * (rsqrt(var) * s) + t`",
         lambda p, x: (x - x.mean(-1, keepdims=True)) * (lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * p["s"]) + p["t"],
+        {"s": normal(4), "t": normal(4, seed=1)},
+        (T,),
+        "scale",
+        (4, 1, 1),
+        10,
+    ),
+    one(
+        "`x * r + (t - mean * r)`, r = `rsqrt(var) * s`",
+        lambda p, x: shifted_norm(p, x, -1),
+        {"s": normal(4), "t": normal(4, seed=1)},
+        (T,),
+        "scale",
+        (4, 1, 1),
+        10,
+    ),
+    one(
+        "the same over the batch",
+        lambda p, x: shifted_norm(p, x, (0, 1)),
+        {"s": normal(4), "t": normal(4, seed=1)},
+        (T,),
+        "scale",
+        (4, 1, 1),
+        10,
+    ),
+    one(
+        "`(x * r - mean * r) + t`, r = `rsqrt(var) * s`",
+        lambda p, x: difference_of_products(x, x.mean(-1, keepdims=True), p["s"] * inverse_deviation(x, -1)) + p["t"],
+        {"s": normal(4), "t": normal(4, seed=1)},
+        (T,),
+        "scale",
+        (4, 1, 1),
+        10,
+    ),
+    one(
+        "`t - x * s`",
+        lambda p, x: p["t"] - x * p["s"],
         {"s": normal(4), "t": normal(4, seed=1)},
         (T,),
         "scale",

@@ -182,8 +182,40 @@ class _Search:
 
     def _set(self, value: Value, state: TrackedValue) -> None:
         self._states[value] = state
-        if isinstance(state, PartialNeuron) and self._uses[value] > 1:
+        if isinstance(state, PartialNeuron) and self._uses[value] > 1 and not self._meets_again(value, state):
             self._complete(value)
+
+    def _meets_again(self, value: Value, neuron: PartialNeuron) -> bool:
+        """Whether a scale's output is multiplied by two activations, and the products, or one and a bias, are added.
+
+        Some write a normalisation like this: x * (s / d) + (b - m * (s / d)).
+        """
+        program = self._facts.program
+        readers = [program.equations[k] for k in program.readers.get(value, ())]
+        if not neuron.elementwise or not neuron.terms or neuron.bias or len(readers) != 2 or self._uses[value] != 2:
+            return False
+        sums = []
+        for equation in readers:
+            others = [other for other in equation.inputs if other != value]
+            if equation.primitive is not primitives.mul_p or len(others) != 1 or not self._is_activation(others[0]):
+                return False
+            sums.append(self._sum_of(equation))
+        first, second = sums
+        if first is None or second is None:
+            return False
+        return first is second or self._sum_of(first) is second or self._sum_of(second) is first
+
+    def _is_activation(self, value: Value) -> bool:
+        """Whether a value is already known to be data."""
+        return value in self._facts.data and self._states.get(value) is None
+
+    def _sum_of(self, equation: Equation) -> Equation | None:
+        """The sum or difference that alone reads what an equation gives."""
+        program, (value, *_) = self._facts.program, equation.outputs
+        if self._uses[value] != 1 or not (readers := program.readers.get(value)):
+            return None
+        reader = program.equations[readers[0]]
+        return reader if reader.primitive in (primitives.add_p, primitives.sub_p) else None
 
     def _complete_inputs(self, equation: Equation) -> list[TrackedValue]:
         """The states of an equation's inputs once the neurons among them have ended."""

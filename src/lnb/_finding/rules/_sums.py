@@ -32,11 +32,13 @@ def add(facts: Facts, equation: Equation, states: Sequence[TrackedValue]) -> Out
         together = pair_of(facts, equation, turned[1.0], replace(turned[1j], factor=1.0)) if pair else None
         return Outcome(together or fold_constants(facts, equation, states))
     if isinstance(first, PartialNeuron) and isinstance(second, PartialNeuron):
+        if first.terms and first.terms is second.terms:
+            return Outcome(_join_products(facts, equation, first, second))
         return Outcome(_join(facts, equation, first, second) if sign > 0 else None)
     if isinstance(first, PartialNeuron) and isinstance(second, Parameter):
         return _add_bias(facts, equation, states, first, replace(second, factor=sign * second.factor))
     if isinstance(first, Parameter) and isinstance(second, PartialNeuron):
-        if sign < 0:
+        if sign < 0 and not second.elementwise:
             return Outcome(completed=(identity_neuron(facts, equation, first),))
         return _add_bias(facts, equation, states, second, first)
     if isinstance(first, PartialNeuron) or isinstance(second, PartialNeuron):
@@ -164,6 +166,28 @@ def _as_bias(facts: Facts, shape: tuple[int, ...], neuron: PartialNeuron, parame
     if np.unique(order).size != order.size:
         return None
     return Bias(parameter, pack_elements(facts, parameter, order, (neuron.groups, 1, neuron.outputs)))
+
+
+def _join_products(
+    facts: Facts, equation: Equation, first: PartialNeuron, second: PartialNeuron
+) -> PartialNeuron | None:
+    """The scale whose products with two activations are added or subtracted."""
+    if first.bias and second.bias:
+        return None
+    joined = general_neuron(facts, equation, (first, second), max(first.samples, second.samples))
+    larger = first if first.shape == joined.shape else second
+    if larger.shape != joined.shape:
+        return None
+    return replace(
+        joined,
+        terms=larger.terms,
+        bias=first.bias or second.bias,
+        output_ids=larger.output_ids,
+        sample_ids=larger.sample_ids,
+        groups=larger.groups,
+        outputs=larger.outputs,
+        elementwise=not (first.bias or second.bias),
+    )
 
 
 def _join(facts: Facts, equation: Equation, first: PartialNeuron, second: PartialNeuron) -> PartialNeuron | None:
