@@ -40,6 +40,7 @@ class Record:
         gram_matrices: how many dense layers' Gram matrices were compared with captured inputs.
         gram_error: the largest difference among them, over the matrix's largest entry.
         losses: at the first step and at the end, by optimizer.
+        untrained: the loss of the first weights on the last batches; None in records that are older than this field.
         failure: why there is no more than this; "" where there is.
     """
 
@@ -55,6 +56,7 @@ class Record:
     gram_matrices: int = 0
     gram_error: float = 0.0
     losses: dict[str, tuple[float, float]] | None = None
+    untrained: float | None = None
     find_seconds: float = 0.0
     failure: str = ""
 
@@ -73,7 +75,7 @@ def measure(model: Model) -> Record:
             jax.value_and_grad(trial.loss_fn)(params, *batch),
         )
     )(trial.params)
-    count, error = _compare_gram_matrices(trial, neurons, features, batch)
+    count, error = compare_gram_matrices(trial, neurons, features, batch)
     return Record(
         library=model.library,
         name=model.name,
@@ -87,6 +89,7 @@ def measure(model: Model) -> Record:
         gram_matrices=count,
         gram_error=error,
         losses=_train(trial, neurons),
+        untrained=_untrained(trial),
         find_seconds=round(seconds, 2),
     )
 
@@ -98,7 +101,7 @@ def _difference(got: Sequence[Any], expected: Sequence[Any]) -> float:
     return max(differences) / (scale or 1.0)
 
 
-def _compare_gram_matrices(trial: Trial, neurons: Any, features: Any, batch: Sequence[Any]) -> tuple[int, float]:
+def compare_gram_matrices(trial: Trial, neurons: Any, features: Any, batch: Sequence[Any]) -> tuple[int, float]:
     """How many dense layers were compared, and the largest relative difference.
 
     A layer in a loop of unknown length is left out: its Gram matrix is that of sampled iterations.
@@ -117,6 +120,12 @@ def _compare_gram_matrices(trial: Trial, neurons: Any, features: Any, batch: Seq
                 got = np.asarray(neuron.gram(features)[0])[: neuron.inputs, : neuron.inputs]  # without the bias
                 errors.append(float(np.abs(got - expected).max() / np.abs(expected).max()))
     return len(errors), max(errors, default=0.0)
+
+
+def _untrained(trial: Trial) -> float:
+    loss_fn = jax.jit(trial.loss_fn)
+    batches = (map(jnp.asarray, trial.batch(number)) for number in range(STEPS - LAST, STEPS))
+    return sum(float(loss_fn(trial.params, *batch)) for batch in batches) / LAST
 
 
 def _train(trial: Trial, neurons: Any) -> dict[str, tuple[float, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from public_models.measure import ADAM_RATES, LAST, RATE, STEPS, Record
@@ -26,7 +26,8 @@ at a size that two CPU cores can train, and learns made-up data.
   passes them to the layer.
 - **LNB** and **Adam** are the losses at the end of {STEPS} steps, the mean of the last {LAST}, from the same weights
   and batches. LNB has its documented rate {RATE:g} and Adam three rates. No rate was chosen for a network. **–** means
-  that the loss was not finite. The lowest loss of a row is bold.
+  that the loss was not finite. The lowest loss of a row is bold. A run counts as diverged if its end is more than a
+  tenth above the loss of the first weights on the same batches.
 
 The gradient that LNB evaluates was compared with that of `jax.value_and_grad` on every network.
 """
@@ -57,15 +58,19 @@ def _summary(records: Sequence[Record]) -> Iterator[str]:
     yield f"- {total} networks of {libraries} libraries; {covered} are covered wholly."
     yield f"- Gradients differ by at most {gradients:.0e} of the largest entry, in 32-bit arithmetic."
     yield f"- {compared} Gram matrices were compared; they differ by at most {error:.0e} of the largest entry."
-    lost = [record.name for record in records if _diverged(record, "lnb")]
-    yield f"- With LNB {len(lost)} diverged{': ' if lost else ''}{', '.join(lost)}."
+    yield f"- LNB diverged on {_named(record for record in records if _diverged(record, 'lnb'))}."
     for name in _OPTIMIZERS[1:]:
         better = sum(_end(record, "lnb") < _end(record, name) for record in records)
-        lost = [record.name for record in records if _diverged(record, name)]
-        more = f"; {len(lost)} diverged with it" if lost else ""
-        yield f"- LNB ends below Adam at {name.split()[1]} on {better} of {total}{more}."
+        lost = _named(record for record in records if _diverged(record, name))
+        yield f"- LNB ends below Adam at {name.split()[1]} on {better} of {total}. Adam diverged on {lost}."
     best = sum(_end(record, "lnb") <= min(_end(record, name) for name in _OPTIMIZERS) for record in records)
-    yield f"- LNB ends below Adam's best of the three rates on {best}."
+    yield f"- LNB ends below Adam's best of the three rates on {best} of {total}."
+
+
+def _named(records: Iterable[Record]) -> str:
+    """How many, and their names."""
+    names = [f"{record.library}'s {record.name}" for record in records]
+    return f"{len(names)} ({'; '.join(names)})" if names else "none"
 
 
 def _table(records: Sequence[Record]) -> Iterator[str]:
@@ -111,10 +116,10 @@ def _end(record: Record, optimizer: str) -> float:
 
 
 def _diverged(record: Record, optimizer: str) -> bool:
-    """Whether the loss ended above the first one by more than a tenth of its size."""
+    """Whether the loss ended above that of the first weights by more than a tenth of its size."""
     assert record.losses is not None
-    first = record.losses[optimizer][0]
-    return _end(record, optimizer) > first + 0.1 * abs(first)
+    start = record.losses[optimizer][0] if record.untrained is None else record.untrained
+    return _end(record, optimizer) > start + 0.1 * abs(start)
 
 
 def _percent(share: float) -> str:
