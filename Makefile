@@ -11,7 +11,7 @@ NEWEST_PYTHON = $(lastword $(NEWER_PYTHONS))
 
 # Finding neurons, every case, solvers and the update: what a change of JAX or of the library breaks first.
 FAST_TESTS = $(addprefix tests/, program finding/test_cases.py finding/test_sharing.py finding/test_regions.py \
-	features/test_layout.py solvers/test_solvers.py test_neurons.py test_transform.py test_imports.py)
+	features/test_layout.py solvers/test_solvers.py test_transform.py test_imports.py)
 
 # Real data lies beside a checkout on machines without internet.
 ifneq ($(wildcard ../shared/data),)

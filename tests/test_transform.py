@@ -207,34 +207,6 @@ def test_state_goes_through_scan_donation_and_flattening(solver):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-def test_chain_schedules_hyperparameters_and_accumulation(standard_promotion):
-    params = arrays(network(6, dtype=np.float32))
-    x, labels = batch(0, dtype=np.float32)
-    neurons = lnb.find_neurons(loss_fn, params, x, labels)
-    _, grads, features = neurons.value_and_grad(params, x, labels)
-
-    def first_update(optimizer):
-        return jax.jit(optimizer.update)(grads, optimizer.init(params), params, features=features)[0]
-
-    injected = optax.inject_hyperparams(lnb.lnb, static_args=("neurons", "solver"))
-    plain = first_update(lnb.lnb(neurons, 0.5, step=lnb.Norm()))
-    for optimizer in (
-        optax.chain(optax.clip_by_global_norm(1e6), lnb.lnb(neurons, 0.5, step=lnb.Norm())),
-        lnb.lnb(neurons, optax.constant_schedule(0.5), step=lnb.Norm()),
-        injected(neurons=neurons, learning_rate=0.5, step=lnb.Norm()),
-        optax.MultiSteps(lnb.lnb(neurons, 0.5, step=lnb.Norm()), 1).gradient_transformation(),
-    ):
-        for got, wanted in zip(jax.tree.leaves(first_update(optimizer)), jax.tree.leaves(plain), strict=True):
-            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
-    twice = optax.MultiSteps(lnb.lnb(neurons, 0.5, step=lnb.Norm()), 2).gradient_transformation()
-    state = twice.init(params)
-    update = jax.jit(twice.update)
-    updates, state = update(grads, state, params, features=features)
-    assert not any(np.any(u) for u in jax.tree.leaves(updates))
-    updates, state = update(grads, state, params, features=features)
-    np.testing.assert_allclose(updates[0][0], plain[0][0], rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_low_precision_networks_have_float32_statistics(dtype):
     params = jax.tree.map(lambda a: jnp.asarray(a, dtype), network(7, dtype=np.float32))

@@ -57,6 +57,32 @@ def train(optimizer, steps=6, params=PARAMS, x=X, **extra):
     return params, state, losses
 
 
+def test_wrappers_that_have_no_effect_leave_the_update_as_it_is():
+    _, grads, features = NEURONS.value_and_grad(PARAMS, X)
+
+    def first_update(optimizer):
+        return jax.jit(optimizer.update)(grads, optimizer.init(PARAMS), PARAMS, features=features)[0]
+
+    settings = {"step": lnb.Norm()}
+    plain = first_update(own(**settings))
+    injected = optax.inject_hyperparams(lnb.lnb, static_args=("neurons", "solver"))
+    for optimizer in (
+        optax.chain(optax.clip_by_global_norm(1e6), own(**settings)),
+        lnb.lnb(NEURONS, optax.constant_schedule(RATE), **settings),
+        injected(neurons=NEURONS, learning_rate=RATE, **settings),
+        optax.MultiSteps(own(**settings), 1).gradient_transformation(),
+    ):
+        for got, wanted in zip(jax.tree.leaves(first_update(optimizer)), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
+    twice = optax.MultiSteps(own(**settings), 2).gradient_transformation()
+    state = twice.init(PARAMS)
+    update = jax.jit(twice.update)
+    updates, state = update(grads, state, PARAMS, features=features)
+    assert not any(np.any(u) for u in jax.tree.leaves(updates))
+    updates, state = update(grads, state, PARAMS, features=features)
+    np.testing.assert_allclose(updates["w"], plain["w"], rtol=1e-4, atol=1e-6)
+
+
 def partition(optimizer=None):
     return optax.partition({"layers": optimizer or own(), "head": optax.adamw(1e-2)}, LABELS)
 

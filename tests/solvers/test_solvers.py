@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 EXACT = {
     "Cholesky": lambda **options: lnb.Cholesky(update_period=1, decay=0.0, **options),
     "LowRank": lambda **options: lnb.LowRank(rank=64, update_period=1, decay=0.0, **options),
-    "CG": lambda **options: lnb.CG(steps=60, **options),
+    "CG": lambda **options: lnb.CG(steps=30, **options),
 }
 
 
