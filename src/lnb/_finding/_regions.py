@@ -324,9 +324,9 @@ def _while(region: Region) -> Completed:
         def iterate(state: tuple[Any, list[Any], list[Any]]) -> tuple[Any, list[Any], list[Any]]:
             iteration, carried, slots = state
             results, recorded = program.evaluate([*consts, *carried], inside.recorder)
-            recorded, mine = lax.stop_gradient(recorded), goes_on(carried)
-            if mine.ndim:  # of a `vmap`: an example that has ended keeps its values while others go on
-                masks = [mine.reshape(*mine.shape, *[1] * (new.ndim - mine.ndim)) for new in results]
+            recorded, runs = lax.stop_gradient(recorded), goes_on(carried)
+            if runs.ndim:  # of a `vmap`: an example that has ended keeps its values while others go on
+                masks = [runs.reshape(*runs.shape, *[1] * (new.ndim - runs.ndim)) for new in results]
                 results = [jnp.where(*each) for each in zip(masks, results, carried, strict=True)]
             slots = [keep(own, array, iteration) for own, array in zip(slots, recorded, strict=True)]
             return iteration + 1, results, slots
