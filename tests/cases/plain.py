@@ -29,8 +29,9 @@ def inverse_deviation(x, axes):
 
 def shifted_norm(params, x, axes):
     """A normalisation that multiplies before it subtracts."""
+    mean = x.mean(axes, keepdims=True)
     scale = inverse_deviation(x, axes) * params["s"]
-    return x * scale + (params["t"] - x.mean(axes, keepdims=True) * scale)
+    return x * scale + (-mean * scale + params["t"])  # the mean changes its sign after the scale is there
 
 
 def difference_of_products(first, second, scale):
@@ -414,7 +415,7 @@ SCALE = [
         10,
     ),
     one(
-        "`x * r + (t - mean * r)`, r = `rsqrt(var) * s`",
+        "`x * r + (-mean * r + t)`, r = `rsqrt(var) * s`",
         lambda p, x: shifted_norm(p, x, -1),
         {"s": normal(4), "t": normal(4, seed=1)},
         (T,),

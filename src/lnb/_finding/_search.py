@@ -205,9 +205,15 @@ class _Search:
             return False
         return first is second or self._sum_of(first) is second or self._sum_of(second) is first
 
-    def _is_activation(self, value: Value) -> bool:
-        """Whether a value is already known to be data."""
-        return value in self._facts.data and self._states.get(value) is None
+    def _is_activation(self, value: Value, depth: int = 4) -> bool:
+        """Whether no parameter is known to reach a value, whose equation may be up to `depth` equations ahead."""
+        if self._states.get(value) is not None:
+            return False
+        maker = self._facts.program.makers.get(value)
+        if maker is None or value in self._facts.ancestors:
+            return True
+        equation = self._facts.program.equations[maker]
+        return depth > 0 and all(self._is_activation(other, depth - 1) for other in equation.inputs)
 
     def _sum_of(self, equation: Equation) -> Equation | None:
         """The sum or difference that alone reads what an equation gives."""
