@@ -61,8 +61,8 @@ docs: .venv/installed
 pages: .venv/installed
 	JAX_NUM_CPU_DEVICES=8 .venv/bin/python tests/coverage_page.py
 
-# What LNB finds in networks of other libraries, and how they train; hours on two cores. Checkouts of bonsai, flax and
-# jaxpi are looked for in SOURCES. Models that have a record are not measured again.
+# What LNB finds in networks of other libraries, and how they train; hours on two cores. Checkouts of bonsai, flax,
+# jaxpi and jaxpi's branch pirate (jaxpi-pirate) are looked for in SOURCES. Models that have a record are not measured again.
 SOURCES ?= sources
 public-models: .venv-models/installed
 	PYTHONPATH=benchmarks .venv-models/bin/python -m public_models --sources $(SOURCES)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,10 +32,10 @@ class Settings:
     again: bool = False
     """Measure models that have a record too."""
     sources: Path = Path("sources")
-    """Folder of checkouts, of the models that are in no package: bonsai, flax, jaxpi."""
+    """Folder of checkouts, of models in no package: bonsai, flax, jaxpi, and its branch as jaxpi-pirate."""
     timeout: int = 1200
     """Seconds that a model may take."""
-    here: bool = field(default=False)
+    here: bool = False
     """Measure one model in this process and print its record; for the script itself."""
 
 
@@ -63,9 +62,8 @@ def main(settings: Settings) -> None:
             continue
         record = _measured(model, settings)
         print(f"{key}: {record['failure'] or record['losses']}", flush=True)
-        records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
-        records[key] = record
-        RECORDS.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n")
+        records = dict(sorted({**records, key: record}.items()))
+        RECORDS.write_text(json.dumps(records, indent=1) + "\n")
     if records:
         PAGE.write_text(page([Record(**record) for record in records.values()]))
 
@@ -88,8 +86,4 @@ def _measured(model: Model, settings: Settings) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings, description=__doc__))
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+    main(tyro.cli(Settings, description=__doc__))

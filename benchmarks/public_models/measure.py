@@ -35,8 +35,7 @@ class Record:
         coverage: the fraction of them that a neuron has.
         kinds: the number of neurons of each kind.
         uncovered: (path, reason) of each parameter without a neuron.
-        gradient_error: the largest difference of a gradient from that of `jax.value_and_grad`, over the largest entry
-            of the parameter's gradient, with the difference of two compilations of the latter as its scale.
+        gradient_error: the largest difference from the gradient of `jax.value_and_grad`, over its largest entry.
         gram_matrices: how many dense layers' Gram matrices were compared with captured inputs.
         gram_error: the largest difference among them, over the matrix's largest entry.
         losses: at the first step and at the end, by optimizer.

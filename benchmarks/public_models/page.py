@@ -27,7 +27,7 @@ at a size that two CPU cores can train, and learns made-up data.
 - **LNB** and **Adam** are the losses at the end of {STEPS} steps, the mean of the last {LAST}, from the same weights
   and batches. LNB has its documented rate {RATE:g} and Adam three rates. No rate was chosen for a network. **–** means
   that the loss was not finite. The lowest loss of a row is bold. A run counts as diverged if its end is more than a
-  tenth above the loss of the first weights on the same batches.
+  tenth above the loss of the first weights, on the same batches where that was measured and on the first one elsewhere.
 
 The gradient that LNB evaluates was compared with that of `jax.value_and_grad` on every network.
 """
@@ -56,7 +56,7 @@ def _summary(records: Sequence[Record]) -> Iterator[str]:
     compared = sum(record.gram_matrices for record in records)
     error = max(record.gram_error for record in records)
     yield f"- {total} networks of {libraries} libraries; {covered} are covered wholly."
-    yield f"- Gradients differ by at most {gradients:.0e} of the largest entry, in 32-bit arithmetic."
+    yield f"- Gradients differ by at most {gradients:.0e} of the largest entry, most in 32-bit arithmetic."
     yield f"- {compared} Gram matrices were compared; they differ by at most {error:.0e} of the largest entry."
     yield f"- LNB diverged on {_named(record for record in records if _diverged(record, 'lnb'))}."
     for name in _OPTIMIZERS[1:]:

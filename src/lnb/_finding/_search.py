@@ -186,9 +186,10 @@ class _Search:
             self._complete(value)
 
     def _meets_again(self, value: Value, neuron: PartialNeuron) -> bool:
-        """Whether a scale's output is multiplied by two activations, and the products, or one and a bias, are added.
+        """Whether two activations multiply a scale's output, and a sum takes in both products.
 
-        Some write a normalisation like this: x * (s / d) + (b - m * (s / d)).
+        One product may go through a sum of its own before. Keras writes normalisations like this:
+        x * (s / d) + (b - m * (s / d)).
         """
         program = self._facts.program
         readers = [program.equations[k] for k in program.readers.get(value, ())]
