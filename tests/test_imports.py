@@ -83,7 +83,7 @@ def test_the_library_prints_nothing(name):
     assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
 
 
-def test_importing_traces_nothing_and_leaves_optax_for_later():
+def test_importing_traces_nothing_and_leaves_optax_and_the_search_for_later():
     program = """
 import sys, jax, jax.monitoring
 traced = []
@@ -92,6 +92,7 @@ import lnb
 assert traced == [], traced
 assert "optax" not in sys.modules
 assert "jax.scipy.linalg" not in sys.modules
+assert "lnb._finding" not in sys.modules and "jax.extend.core" not in sys.modules
 jax.make_jaxpr(lambda x: x + 1)(1.0)
 assert any("trace" in name for name in traced), traced
 """

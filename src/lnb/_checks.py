@@ -6,8 +6,12 @@ from math import inf
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer
 
-from lnb._program import is_traced
+
+def is_traced(array: Any) -> bool:
+    """Whether an array's values are not known now, but belong to a trace around this one."""
+    return isinstance(array, Tracer)
 
 
 def check_number(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:

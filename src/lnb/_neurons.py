@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,12 @@ from jax.tree_util import keystr
 
 from lnb._batch import Features
 from lnb._explicit_axes import with_automatic_axes
-from lnb._finding import Plan, plan
 from lnb._neuron import Neuron
 from lnb._numerics import of_parts, real_parts
-from lnb._program import trace
 from lnb._table import table
+
+if TYPE_CHECKING:
+    from lnb._finding import Plan
 
 PyTree = Any
 
@@ -359,6 +360,10 @@ def _trace(
     ignored: frozenset[int],
 ) -> tuple[Plan, list[Any], Any]:
     """Trace the loss: its plan, the traced inputs besides the parameters, and the structure of its result."""
+    # The search is loaded here because `jax.extend.core`, which it needs, would double the time of `import lnb`.
+    from lnb._finding import plan
+    from lnb._program import trace
+
     given, treedef = jax.tree.flatten(params)
     rest, rest_tree = jax.tree.flatten((args, kwargs))
     traced = [k for k, leaf in enumerate(rest) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]

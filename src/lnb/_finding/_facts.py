@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lnb._checks import is_traced
 from lnb._features._layout import Broadcast, ElementNumbers, Leaf
 from lnb._finding._values import Parameter, Reparametrised, Stopped, TrackedValue
-from lnb._program import Program, Recorder, Slice, Value, is_traced
+from lnb._program import Program, Recorder, Slice, Value
 
 
 class Facts:

@@ -3,7 +3,6 @@
 from lnb._program._equation import Equation as Equation
 from lnb._program._equation import Value as Value
 from lnb._program._jax import NotUnderstoodError as NotUnderstoodError
-from lnb._program._jax import is_traced as is_traced
 from lnb._program._jax import ragged_dot_of as ragged_dot_of
 from lnb._program._jax import scan_of as scan_of
 from lnb._program._jax import shard_map_of as shard_map_of

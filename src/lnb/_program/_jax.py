@@ -18,7 +18,6 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.core import Tracer
 from jax.extend.core import primitives
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
@@ -32,11 +31,6 @@ class Parameters(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise NotUnderstoodError(f"it has no `{key}`, but {', '.join(sorted(self)) or 'no parameters'}")
-
-
-def is_traced(array: Any) -> bool:
-    """Whether an array's values are not known now, but belong to a trace around this one."""
-    return isinstance(array, Tracer)
 
 
 def close(parameter: Any) -> jex.ClosedJaxpr | None:
