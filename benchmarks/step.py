@@ -27,6 +27,7 @@ from networks import LOGITS, NETWORKS, Logits
 from optax import contrib
 from rich.console import Console
 from rich.table import Table
+from training_step import Step, boosting_step, gradient_step
 
 import lnb
 from lnb_experiments import KFAC, Classifier, describe_environment
@@ -163,33 +164,14 @@ class Contestant:
         )
 
 
-def _step(
-    name: str, network: Network, logits: Logits | None
-) -> tuple[Callable[..., Any], optax.GradientTransformation]:
-    loss_fn, _, args, has_aux = network
+def _step(name: str, network: Network, logits: Logits | None) -> tuple[Step, optax.GradientTransformation]:
     if name in LNB:
-        neurons = lnb.find_neurons(loss_fn, network.params, *args, has_aux=has_aux)
-        optimizer = lnb.lnb(neurons, 0.01, **LNB[name])
-
-        def boosting_step(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
-            value, grads, features = neurons.value_and_grad(params, *args)
-            updates, state = optimizer.update(grads, state, params, features=features)
-            return optax.apply_updates(params, updates), state, value
-
-        return boosting_step, optimizer
-    if name == "kfac":
-        if logits is None:
-            raise SystemExit(f"`--optimizers kfac` runs on {' and '.join(LOGITS)} alone: name these as `--networks`.")
-        baseline = KFAC().build(Classifier(logits, args))
-    else:
-        baseline = optax.with_extra_args_support({"adam": optax.adam(1e-4), "muon": contrib.muon(1e-4)}[name])
-
-    def step(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
-        value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *args)
-        updates, state = baseline.update(grads, state, params, batch=args)
-        return optax.apply_updates(params, updates), state, value
-
-    return step, baseline
+        return boosting_step(network, **LNB[name])
+    if name != "kfac":
+        return gradient_step(network, {"adam": optax.adam(1e-4), "muon": contrib.muon(1e-4)}[name])
+    if logits is None:
+        raise SystemExit(f"`--optimizers kfac` runs on {' and '.join(LOGITS)} alone: name these as `--networks`.")
+    return gradient_step(network, KFAC().build(Classifier(logits, network.args)))
 
 
 def _bytes(tree: Any) -> int:

@@ -38,10 +38,18 @@ class GPT(nnx.Module):
     """Tokens and positions through the blocks; the embedding gives the logits too."""
 
     def __init__(
-        self, vocabulary: int, length: int, width: int, heads: int, depth: int, dropout: float, rngs: nnx.Rngs
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        heads: int,
+        depth: int,
+        dropout: float,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
     ) -> None:
-        self.token_embedding = nnx.Embed(vocabulary, width, rngs=rngs)
-        self.position_embedding = nnx.Embed(length, width, rngs=rngs)
+        self.token_embedding = nnx.Embed(vocabulary, width, dtype=dtype, rngs=rngs)
+        self.position_embedding = nnx.Embed(length, width, dtype=dtype, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.blocks = nnx.List([Block(width, heads, dropout, rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
@@ -64,9 +72,10 @@ def build(
     width: int = 128,
     heads: int = 4,
     depth: int = 4,
+    dtype: Any = jnp.float32,
 ) -> Network:
-    """The network, the state of its dropout, and a batch for it."""
-    model = GPT(vocabulary, length, width, heads, depth, 0.1, nnx.Rngs(key))
+    """The network, the state of its dropout, and a batch for it; `dtype` is the embeddings' output."""
+    model = GPT(vocabulary, length, width, heads, depth, 0.1, nnx.Rngs(key), dtype)
     graph, params, state = nnx.split(model, nnx.Param, ...)
 
     def loss_fn(params: nnx.State, state: nnx.State, tokens: Array) -> tuple[Array, Any]:

@@ -127,6 +127,7 @@ def build(
     width: int = 64,
     heads: int = 4,
     depth: int = 4,
+    mlp_ratio: int = 2,
     classes: int = 10,
 ) -> Network:
     """The network, at a width of `width`, and a batch for it."""
@@ -135,7 +136,7 @@ def build(
         patches=(size // patch_size) ** 2,
         patch_size=patch_size,
         width=width,
-        hidden=2 * width,
+        hidden=mlp_ratio * width,
         heads=heads,
         depth=depth,
         classes=classes,

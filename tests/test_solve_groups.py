@@ -94,8 +94,7 @@ def test_a_solution_s_length_is_its_product_with_the_gradient(x64, solver):
     for group in plan_groups(neurons, neurons.sharing, solver):
         statistics, warm_starts = group.init()
         metric = group.metric(features)
-        steps, offset = jnp.zeros((), jnp.int32), jnp.asarray(group.offset, jnp.int32)
-        updated = group.update(metric, statistics, steps, offset, True)
+        updated = group.update(metric, statistics, jnp.ones((), jnp.int32), True)
         gradients = [neuron.pack(grads) for neuron in group.neurons]
         solutions = group.solve(metric, updated, gradients, warm_starts)
         for solution, gradient in zip(solutions, gradients, strict=True):

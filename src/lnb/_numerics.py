@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+_SHORT = {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)}
 
 def statistics_dtype(*dtypes: Any) -> Any:
     """The type of statistics and solves: float32, or float64 where one of the types is."""
@@ -34,10 +35,16 @@ def of_parts(parts: Any, dtype: Any) -> Any:
     return lax.complex(parts[0], parts[1]) if jnp.issubdtype(dtype, jnp.complexfloating) else parts
 
 
-def contract(subscripts: str, *operands: Array) -> Array:
-    """`jnp.einsum` in the type of statistics, at full precision: a metric's products are what is inverted."""
-    dtype = statistics_dtype(*(operand.dtype for operand in operands))
-    return jnp.einsum(subscripts, *(x.astype(dtype) for x in operands), precision=lax.Precision.HIGHEST)
+def contract(subscripts: str, *operands: Array, precision: lax.Precision = lax.Precision.HIGHEST) -> Array:
+    """`jnp.einsum` in the type of statistics, by default at full precision: a metric's products are what is inverted.
+
+    Operands that all have 16 bits are multiplied as they are, which is exact, and summed in the type of statistics.
+    """
+    types = {operand.dtype for operand in operands}
+    dtype = statistics_dtype(*types)
+    if not (len(types) == 1 and types <= _SHORT):
+        operands = tuple(x.astype(dtype) for x in operands)
+    return jnp.einsum(subscripts, *operands, precision=precision, preferred_element_type=dtype)
 
 
 def gram_of(x: Array, weights: Array | None = None) -> tuple[Array, Array]:

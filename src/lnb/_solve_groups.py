@@ -79,23 +79,18 @@ class SolveGroup:
         assert feature_set is not None
         return metric_of(feature_set, features.arrays)
 
-    def update(self, metric: Metric, statistics: Any, steps: Array, offset: Array, finite: Array | bool) -> Any:
-        """Take a batch into the statistics, if it is finite and it is their turn.
+    def update(self, metric: Metric, statistics: Any, batches: Array, finite: Array | bool) -> Any:
+        """Take a batch into the statistics, if it is finite.
 
         Args:
             metric: of the batch.
             statistics: those before.
-            steps, offset: of the `RefreshSchedule`.
+            batches: how many they hold then.
             finite: whether the batch's gradients are finite.
         """
-        period, schedule = self.solver.update_period, RefreshSchedule(steps, offset)
-
-        def update() -> Any:
-            updated = self._call("update", metric, statistics, schedule.batches(period))
-            # Finite features may have squares that are not.
-            return jax.tree.map(lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), updated, statistics)
-
-        return update() if period == 1 else jax.lax.cond(schedule.is_due(period), update, lambda: statistics)
+        updated = self._call("update", metric, statistics, batches)
+        # Finite features may have squares that are not.
+        return jax.tree.map(lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old), updated, statistics)
 
     def solve(
         self, metric: Metric, statistics: Any, gradients: Sequence[Array], warm_starts: Sequence[Any]
@@ -115,6 +110,40 @@ class SolveGroup:
     @cached_property
     def _settings(self) -> tuple[Any, dict[str, Any]]:
         return _split_settings(self.solver)
+
+
+def update_statistics(
+    groups: Sequence[SolveGroup],
+    metrics: Sequence[Metric],
+    statistics: Sequence[Any],
+    steps: Array,
+    offsets: Sequence[Array],
+    finite: Array,
+) -> list[Any]:
+    """Take a batch into each group's statistics, if it is finite and it is their turn.
+
+    Groups that have their turn at the same steps share a branch (docs/notes.md).
+
+    Args:
+        groups, metrics, statistics: the groups, with their metrics in the batch and the statistics before it.
+        steps, offsets: of each group's `RefreshSchedule`.
+        finite: whether the batch's gradients are finite.
+    """
+    together: dict[tuple[int, int], list[int]] = {}
+    for k, group in enumerate(groups):
+        together.setdefault((group.solver.update_period, group.offset), []).append(k)
+    updated: list[Any] = [None] * len(groups)
+    for (period, _), places in together.items():
+        schedule, old = RefreshSchedule(steps, offsets[places[0]]), [statistics[k] for k in places]
+
+        def update(schedule: RefreshSchedule = schedule, period: int = period, places: list[int] = places) -> list[Any]:
+            batches = schedule.batches(period)
+            return [groups[k].update(metrics[k], statistics[k], batches, finite) for k in places]
+
+        new = update() if period == 1 else jax.lax.cond(schedule.is_due(period), update, lambda old=old: old)
+        for k, each in zip(places, new, strict=True):
+            updated[k] = each
+    return updated
 
 
 @partial(jax.jit, static_argnums=(0, 1))

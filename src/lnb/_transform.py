@@ -20,7 +20,7 @@ from lnb._explicit_axes import with_automatic_axes
 from lnb._neuron import Neuron
 from lnb._neurons import Neurons, identity_masks, identity_parts, sum_parts
 from lnb._numerics import as_statistics, statistics_dtype
-from lnb._solve_groups import SolveGroup, plan_groups
+from lnb._solve_groups import SolveGroup, plan_groups, update_statistics
 from lnb.solvers import Auto
 from lnb.solvers._assignment import AnySolverChoice
 from lnb.steps import Spectral, StepRule
@@ -370,17 +370,21 @@ def _solve(
 
     `finite` tells whether the batch's gradients are finite.
     """
-    parts, squared_norms, statistics, warm_starts = [], [], [], []
-    rows = zip(plan.groups, state.refresh_offsets, state.statistics, state.warm_starts, strict=True)
-    for group, offset, old, starts in rows:
+    metrics = [group.metric(features) for group in plan.groups]
+    with jax.named_scope("lnb_statistics"):
+        statistics = update_statistics(
+            plan.groups, metrics, state.statistics, state.step, state.refresh_offsets, finite
+        )
+    parts, squared_norms, warm_starts = [], [], []
+    rows = zip(plan.groups, metrics, statistics, state.warm_starts, strict=True)
+    for group, metric, updated, starts in rows:
         own = [neuron.pack_leaves(gradients) for neuron in group.neurons]
-        metric = group.metric(features)
-        updated = group.update(metric, old, state.step, offset, finite)
-        solutions = group.solve(metric, updated, own, starts)
-        statistics.append(updated)
+        with jax.named_scope("lnb_solve"):
+            solutions = group.solve(metric, updated, own, starts)
         warm_starts.append(tuple(solution.warm_start for solution in solutions))
         for neuron, solution, gradient in zip(group.neurons, solutions, own, strict=True):
-            step, squared_norm = rule.per_neuron(neuron, solution, gradient)
+            with jax.named_scope("lnb_length"):
+                step, squared_norm = rule.per_neuron(neuron, solution, gradient)
             parts.append(neuron.unpack_leaves(step))
             squared_norms.append(squared_norm)
     identity = identity_parts(plan.identity, gradients)

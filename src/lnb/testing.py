@@ -146,7 +146,7 @@ def _check_groups(
             _require(
                 before == after, f"{_name(group)}: the statistics were {before} after `init`, {after} after `update`"
             )
-            statistics = group.update(metric, statistics, steps, jnp.zeros((), jnp.int32), jnp.asarray(True))
+            statistics = group.update(metric, statistics, steps + 1, True)
             solutions = group.solve(metric, statistics, gradients, warm_starts)
             results.append((statistics, solutions, gradients))
         return results

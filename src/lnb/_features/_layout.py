@@ -205,7 +205,8 @@ class ElementNumbers(dict[int, np.ndarray]):
 
     def __missing__(self, leaf: int) -> np.ndarray:
         shape, start = self.shapes[leaf], self.starts[leaf]
-        return np.arange(start, start + prod(shape)).reshape(shape)
+        end = start + prod(shape)
+        return np.arange(start, end, dtype=np.min_scalar_type(-end)).reshape(shape)
 
 
 def _numpy_of(array: Any) -> Any:

@@ -11,7 +11,7 @@ from jax.extend.core import primitives
 
 from lnb._features import ComplexFeatures
 from lnb._features._layout import Concatenate, Layout, Leaf, Reshape, Slice, Take, Transpose, ravel
-from lnb._finding._element_ids import ElementIds, count_over, ids_along, varying_axes
+from lnb._finding._element_ids import ElementIds, count_over, distinct_ids, ids_along, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Parameter, PartialNeuron, TrackedValue, WeightTerm
 from lnb._program import Equation, Value
@@ -197,7 +197,7 @@ def _own_size(facts: Facts, parameter: Parameter) -> int:
         return max(1, size)
     ids = parameter.element_ids
     along = ids_along(ids, varying_axes(ids))
-    return np.unique(ids if along is None else along).size
+    return distinct_ids(ids if along is None else along).size
 
 
 def canonical_neuron(neuron: PartialNeuron, term: WeightTerm, roles: AxisRoles) -> PartialNeuron:

@@ -37,6 +37,31 @@ def count_over(sizes: Sequence[int], axes: Sequence[int], shape: Sequence[int]) 
     return np.broadcast_to(count.reshape(full), tuple(shape))
 
 
+def distinct_ids(ids: ElementIds) -> ElementIds:
+    """The different ids in order, like `np.unique`, by marks in place of a sort: ids are numbers of a few leaves."""
+    if not ids.size:
+        return ids.reshape(-1)
+    low = ids.min()
+    marked = np.zeros(ids.max() - low + 1, bool)
+    marked[(ids - low).reshape(-1)] = True
+    return np.flatnonzero(marked) + low
+
+
+def are_distinct(ids: ElementIds) -> bool:
+    """Whether no id stands there twice."""
+    return distinct_ids(ids).size == ids.size
+
+
+def have_common(first: ElementIds, second: ElementIds) -> bool:
+    """Whether an id stands in both."""
+    if not first.size or not second.size:
+        return False
+    low, high = first.min(), first.max()
+    marked = np.zeros(high - low + 1, bool)
+    marked[(first - low).reshape(-1)] = True
+    return bool(marked[second[(second >= low) & (second <= high)] - low].any())
+
+
 def repeat_alike(first: ElementIds | None, second: ElementIds | None) -> bool:
     """Whether two arrays of ids are known, and equal."""
     if first is None or second is None:

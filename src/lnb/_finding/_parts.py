@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import primitives
 
 from lnb._features._layout import Concatenate, Layout, Reshape, Slice
-from lnb._finding._element_ids import ElementIds
+from lnb._finding._element_ids import ElementIds, distinct_ids
 from lnb._finding._facts import Facts
 from lnb._finding._values import PartialNeuron
 from lnb._finding.rules._layouts import layout_primitives, rearranged
@@ -95,7 +95,7 @@ class _Parts:
 
 def _distinct(ids: ElementIds) -> np.ndarray:
     """The ids that appear."""
-    return np.unique(_repeated_once(ids))
+    return distinct_ids(_repeated_once(ids))
 
 
 def _repeated_once(ids: ElementIds) -> ElementIds:

@@ -23,7 +23,7 @@ from lnb._features import (
     WeightRead,
 )
 from lnb._features._layout import Layout, Transpose, ravel
-from lnb._finding._element_ids import ElementIds
+from lnb._finding._element_ids import ElementIds, have_common
 from lnb._finding._facts import Facts
 from lnb._finding._linearised import linearise
 from lnb._finding._parts import in_parts
@@ -100,8 +100,12 @@ def _overlap(first: ParameterUse, second: ParameterUse, facts: Facts) -> bool:
     """Whether two uses of common leaves may have elements of them in common."""
     if not facts.reparametrised.keys().isdisjoint(first.leaves + second.leaves):
         return True
-    ours, theirs = (None if u.canonical is None else u.canonical.packing.read(facts.ids) for u in (first, second))
-    return ours is None or theirs is None or np.intersect1d(ours, theirs).size > 0
+    ours, theirs = first.canonical, second.canonical
+    if ours is None or theirs is None:
+        return True
+    if (ours.whole or theirs.whole) and not set(first.leaves).isdisjoint(second.leaves):
+        return True
+    return have_common(ours.packing.read(facts.ids), theirs.packing.read(facts.ids))
 
 
 def _neuron(

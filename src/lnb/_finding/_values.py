@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lnb._features._layout import ElementNumbers, Layout, Slice
-from lnb._finding._element_ids import ElementIds
+from lnb._finding._element_ids import ElementIds, are_distinct
 from lnb._program import Value
 
 
@@ -70,7 +70,7 @@ class Parameter:
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shape))
         once = self.laid_out(self.value, shape, lambda of: Slice(of, tuple((0, size, 1) for size in shape)))
         ids = np.concatenate([part.read(self.ids).ravel() for part in once.parts])
-        return replace(once, distinct=np.unique(ids).size == ids.size)
+        return replace(once, distinct=are_distinct(ids))
 
     @property
     def real_factor(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import Precision
 
 from lnb._checks import check_choice, check_count, check_fraction, check_range
 from lnb._metric import GramMetric
@@ -120,7 +121,7 @@ class Cholesky(Solver):
             if metric.is_diagonal:
                 solved = vector * statistics.inverse[:, :, None]
             else:
-                solved = contract("gij,gjo->gio", statistics.inverse, vector)
+                solved = contract("gij,gjo->gio", statistics.inverse, vector, precision=Precision.HIGH)
             return solved, inner(solved, vector), vector_matrix(mean, solved)
 
         return Solution(*solve_whitened(inverse, metric, statistics.mean, gradient), warm_start)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import Precision
 
 from lnb._checks import check_choice, check_count, check_fraction, check_range
 from lnb._metric import GramMetric, TiedMetric
@@ -151,5 +152,5 @@ class TiedExact(Solver):
 
 def _rotate(left: Array, right: Array, matrix: Array) -> Array:
     """Left @ matrix @ right, where an empty matrix stands for the identity."""
-    matrix = contract("ij,jo->io", left, matrix) if left.size else matrix
-    return contract("io,op->ip", matrix, right) if right.size else matrix
+    matrix = contract("ij,jo->io", left, matrix, precision=Precision.HIGH) if left.size else matrix
+    return contract("io,op->ip", matrix, right, precision=Precision.HIGH) if right.size else matrix

@@ -205,7 +205,8 @@ def _inverse_root(matrix: Array) -> tuple[Array, Array]:
     return jnp.where((trace > 0) & (trace < 1.3 * size**0.5), root, size**0.5 * eye) * scale, squared_norm
 
 
-_einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+# Of a direction whose length the iteration sets: an accelerator's fast products will do (docs/notes.md).
+_einsum = partial(jnp.einsum, precision=lax.Precision.HIGH)
 
 
 def norm_step(direction: Array, squared_norm: Array, bias: bool = False, side: int | None = None) -> Array:

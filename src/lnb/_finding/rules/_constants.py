@@ -13,7 +13,7 @@ from jax.extend.core import primitives
 
 from lnb._features._layout import Broadcast, Concatenate
 from lnb._finding._building import pack_elements, repeated_axes
-from lnb._finding._element_ids import ElementIds
+from lnb._finding._element_ids import ElementIds, are_distinct, distinct_ids
 from lnb._finding._facts import Facts
 from lnb._finding._values import Parameter, TrackedValue
 from lnb._program import Equation
@@ -36,7 +36,7 @@ def fold_constants(facts: Facts, equation: Equation, states: Sequence[TrackedVal
         ids = _ids_by_evaluation(facts, equation, states)
     if ids is None or len({parameter.factor for parameter in parameters}) > 1:
         return facts.reparametrise(value, leaves, repeated_axes(facts, equation, states))
-    distinct = np.unique(ids).size == ids.size
+    distinct = are_distinct(ids)
     whole = all(p.whole for p in parameters) and distinct and ids.size == sum(prod(p.shape) for p in parameters)
     every = replace(first, value=value, leaves=leaves, shape=shape, distinct=distinct, whole=whole)
     if equation.primitive is primitives.concatenate_p and len(parameters) == len(states):
@@ -55,7 +55,7 @@ def _ids_by_evaluation(facts: Facts, equation: Equation, states: Sequence[Tracke
     """
     constants = {k: facts.constant(v) for k, v in enumerate(equation.inputs) if states[k] is None}
     given = [state.element_ids for state in states if isinstance(state, Parameter)]
-    order = np.unique(np.concatenate([ids.ravel() for ids in given]))
+    order = distinct_ids(np.concatenate([ids.ravel() for ids in given]))
     numbers = np.random.default_rng(0).integers(1, 2**30, order.size + 1).astype(np.int32)
     places = [np.searchsorted(order, ids).astype(np.int32) + 1 for ids in given]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lnb._features._layout import Concatenate
 from lnb._finding._building import AxisRoles, canonical_neuron, general_neuron, pack_elements
-from lnb._finding._element_ids import ElementIds, count_over, ids_along, varying_axes
+from lnb._finding._element_ids import ElementIds, are_distinct, count_over, ids_along, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Parameter, PartialNeuron, TrackedValue, WeightTerm
 from lnb._program import Equation
@@ -48,7 +48,7 @@ def _elements(parameter: Parameter, shape: tuple[int, ...]) -> tuple[ElementIds 
     if parameter.imaginary is not None:
         imaginary = np.broadcast_to(parameter.imaginary.read(parameter.ids), shape)
         order = order if varying_axes(imaginary) == axes else None
-    return (order if order is not None and np.unique(order).size == order.size else None), axes
+    return (order if order is not None and are_distinct(order) else None), axes
 
 
 def scale_again(neuron: PartialNeuron, product: PartialNeuron) -> PartialNeuron | None:

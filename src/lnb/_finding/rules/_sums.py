@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend.core import primitives
 
 from lnb._finding._building import general_neuron, identity_neuron, pack_elements
-from lnb._finding._element_ids import ids_along, repeat_alike, varying_axes
+from lnb._finding._element_ids import are_distinct, ids_along, repeat_alike, varying_axes
 from lnb._finding._facts import Facts
 from lnb._finding._values import Bias, Outcome, Parameter, PartialNeuron, TrackedValue
 from lnb._finding.rules._constants import fold_constants
@@ -72,7 +72,7 @@ def pair_of(facts: Facts, equation: Equation, real: Parameter, imaginary: Parame
     ids = np.concatenate([p.element_ids.ravel() for p in both])
     leaves = tuple(dict.fromkeys(real.leaves + imaginary.leaves))
     whole = ids.size == sum(facts.sizes[leaf] for leaf in leaves)
-    if np.unique(ids).size != ids.size:
+    if not are_distinct(ids):
         return None
     return replace(real, value=value, leaves=leaves, shape=shape, whole=whole, imaginary=imaginary.layout)
 
@@ -163,7 +163,7 @@ def _as_bias(facts: Facts, shape: tuple[int, ...], neuron: PartialNeuron, parame
         return None
     order = np.empty(outputs.size, np.int64)
     order[outputs.ravel()] = elements.ravel()
-    if np.unique(order).size != order.size:
+    if not are_distinct(order):
         return None
     return Bias(parameter, pack_elements(facts, parameter, order, (neuron.groups, 1, neuron.outputs)))
 
