@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,7 +63,9 @@ _KEY = partial(jax.random.key, 0)
 NETWORKS: Mapping[str, tuple[str, Builder, Builder]] = {
     "gpt-2": (
         "GPT-2 124M, 8 x 1,024 tokens",
-        lambda dtype: gpt.build(_KEY(), dtype=dtype, vocabulary=50257, length=1024, width=768, heads=12, depth=12, batch=8),
+        lambda dtype: gpt.build(
+            _KEY(), dtype=dtype, vocabulary=50257, length=1024, width=768, heads=12, depth=12, batch=8
+        ),
         lambda dtype: gpt.build(_KEY(), dtype=dtype, width=32, depth=1, batch=4, length=16),
     ),
     "vit-s": (
@@ -238,29 +241,31 @@ def _part(place: str) -> str:
 
 
 def measure(name: str, dtype: str, optimizers: Sequence[str], *, tiny: bool, turns: int) -> list[Record]:
-    """The cost of a step of each optimizer on one network."""
+    """The cost of a step of each optimizer on one network. The steps are compiled side by side."""
     _, full, small = NETWORKS[name]
     network = (small if tiny else full)(jnp.dtype(dtype))
     if dtype == "bfloat16":
         network = in_bfloat16(network)
-    contestants, records = [], []
-    for optimizer in optimizers:
-        record = Record(name, dtype, optimizer)
-        records.append(record)
-        jax.clear_caches()  # nobody gains by what another has traced
+    records = [Record(name, dtype, optimizer) for optimizer in optimizers]
+    jax.clear_caches()  # nobody gains by what another network has traced
+
+    def contestant(record: Record) -> Contestant | None:
         try:
-            contestant = Contestant(record, network)
-            contestant.turn()  # the first steps renew all statistics
-            contestant.times.clear()
+            return Contestant(record, network)
         except jax.errors.JaxRuntimeError as error:
             record.failure = str(error).splitlines()[0]
-            continue
-        contestants.append(contestant)
+            return None
+
+    with ThreadPoolExecutor(len(records)) as pool:
+        contestants = [each for each in pool.map(contestant, records) if each is not None]
+    for each in contestants:
+        each.turn()  # the first steps renew all statistics
+        each.times.clear()
     for _ in range(turns):
-        for contestant in contestants:
-            contestant.turn()
-    for contestant in contestants:
-        contestant.profile()
+        for each in contestants:
+            each.turn()
+    for each in contestants:
+        each.profile()
     return records
 
 
@@ -293,13 +298,15 @@ def page(records: Sequence[Record], where: Mapping[str, Any]) -> str:
         lines.append(
             f"| {NETWORKS[network][0]} | {dtype} | {adam.milliseconds:.2f} "
             f"| {ratio(boosted, _milliseconds, adam)} | {ratio(row.get('muon'), _milliseconds, adam)} "
-            f"| {ratio(boosted, _memory, adam)} | {'-' if boosted is None else f'{boosted.state:.2f}'} | {compilation} |"
+            f"| {ratio(boosted, _memory, adam)} | {'-' if boosted is None else f'{boosted.state:.2f}'} "
+            f"| {compilation} |"
         )
     lines += [
         "",
         "Where the device's time goes in a step, in ms. `network` is the pass forwards and backwards, `statistics` the "
-        "metric's averages and inverses, `solve` the preconditioning, `length` the step along it, and `update` averages "
-        "of the gradient, decay and the new parameters. Kernels that run at once are counted each.",
+        "metric's averages and inverses, `solve` the preconditioning, `length` the step along it, and `update` the "
+        "gradient's average, decay and the new parameters. What XLA runs as a CUDA graph does not say what it belongs "
+        "to, and is `unknown`.",
         "",
         f"| network | type | optimizer | {' | '.join(PARTS)} |",
         "|---|---|---|" + "---|" * len(PARTS),

@@ -72,6 +72,7 @@ def dense_layer() -> tuple[Callable[..., Any], dict[str, jax.Array], jax.Array]:
 
 def moves_of_find_neurons() -> Moves:
     """Of `lnb.find_neurons` for one dense layer."""
+    lnb.find_neurons(*dense_layer())  # which loads the search
     loss_fn, params, x = dense_layer()
     return count_moves(lambda: lnb.find_neurons(loss_fn, params, x))
 

@@ -1,5 +1,6 @@
 """The metric that solvers see."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,3 +21,68 @@ def test_fewer_samples_are_every_kth(x64):
     gram, _ = metric_of(neuron.features, features.arrays).subsample(1 / 4).gram()
     rows = np.reshape(x[::4], (-1, 4))
     np.testing.assert_allclose(gram[0], rows.T @ rows / len(rows), rtol=1e-12)
+
+
+def hidden(loss_fn, params, *batch):
+    """Of each neuron, by its first parameter, which of its features move as the network is trained."""
+    neurons = lnb.find_neurons(loss_fn, params, *batch)
+    metrics = {neuron.paths[0]: metric_of(neuron.features, rate=1.0) for neuron in neurons}
+    return {path: metric.drift(1.0, float).astype(bool).tolist() for path, metric in metrics.items()}
+
+
+def test_features_that_the_network_computes_are_told_from_the_data_s():
+    def loss_fn(params, x):
+        return jnp.tanh(jnp.tanh(jnp.cos(x) @ params["a"]) @ params["b"]).sum()
+
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+    assert hidden(loss_fn, params, jnp.ones((5, 3))) == {"['a']": [False] * 3, "['b']": [True] * 4}
+
+
+def test_what_a_loop_carries_is_computed_and_what_it_is_given_is_not():
+    def loss_fn(params, x):
+        def cell(h, x):
+            return jnp.tanh(x @ params["data"] + jnp.sin(h) @ params["carried"]), None
+
+        return jax.lax.scan(cell, jnp.zeros((5, 4)), x)[0].sum()
+
+    params = {"carried": jnp.ones((4, 4)), "data": jnp.ones((3, 4))}
+    (of_both,) = hidden(loss_fn, params, jnp.ones((6, 5, 3))).values()
+    assert sorted(of_both) == [False] * 3 + [True] * 4
+
+
+def test_the_drift_of_computed_features_is_their_ridge(x64):
+    """The first step with a drift of d steps at rate r is that with the ridge (d r)^2, for computed features alone."""
+    params = {"a": jnp.asarray(normal(3, 4)), "b": jnp.asarray(normal(4, 2))}
+    x = jnp.asarray(normal(9, 3))
+
+    def loss_fn(params, x):
+        return jnp.tanh(jnp.tanh(x @ params["a"]) @ params["b"]).sum()
+
+    neurons = lnb.find_neurons(loss_fn, params, x)
+    _, grads, features = neurons.value_and_grad(params, x)
+
+    def step(solver):
+        optimizer = lnb.lnb(neurons, 0.1, solver=solver)
+        return optimizer.update(grads, optimizer.init(params), params, features=features)[0]
+
+    for make in (lnb.Cholesky, lnb.LowRank):
+        drifting, without, ridged = step(make(ridge=0, drift=3.0)), step(make(ridge=0)), step(make(ridge=0.09))
+        np.testing.assert_allclose(drifting["a"], without["a"], rtol=1e-9)
+        np.testing.assert_allclose(drifting["b"], ridged["b"], rtol=1e-6)
+        assert not np.allclose(drifting["b"], without["b"], rtol=1e-3)
+
+
+def test_the_sampling_ridge_counts_the_samples_that_the_averages_are_worth(x64):
+    """1 / n of an average with weights w_k of batches of n_k samples is the sum of w_k^2 / n_k."""
+    weight = jnp.asarray(normal(3, 2))
+    neurons = lnb.find_neurons(lambda w, x: jnp.tanh(x @ w).sum(), weight, jnp.ones((8, 3)))
+    sizes, decay = (8, 5, 12), 0.7
+    weights = decay ** np.arange(len(sizes))[::-1]
+    weights /= weights.sum()
+    for solver in (lnb.Cholesky(update_period=1, decay=decay), lnb.LowRank(2, decay=decay)):
+        state = solver.init(metric_of(neurons[0].features), jnp.float64)
+        for k, size in enumerate(sizes):
+            _, _, features = neurons.value_and_grad(weight, jnp.asarray(normal(size, 3, seed=k)))
+            metric = metric_of(neurons[0].read(features), features.arrays)
+            state = solver.update(metric, state, jnp.asarray(k + 1))
+        np.testing.assert_allclose(state.inverse_count, [[np.sum(weights**2 / sizes)]], rtol=1e-9)

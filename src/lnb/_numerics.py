@@ -11,6 +11,7 @@ from jax import Array, lax
 
 _SHORT = {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)}
 
+
 def statistics_dtype(*dtypes: Any) -> Any:
     """The type of statistics and solves: float32, or float64 where one of the types is."""
     return jnp.float64 if jnp.dtype(jnp.float64) in dtypes else jnp.float32

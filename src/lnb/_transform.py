@@ -73,7 +73,7 @@ def scale_by_lnb(
     """
     import optax
 
-    return _algorithm_2(neurons, solver, step, 0.0, False, optax.identity())
+    return _algorithm_2(neurons, solver, step, 0.0, False, 0.0, optax.identity())
 
 
 def lnb(
@@ -128,7 +128,7 @@ def lnb(
     check_number("`gradient_decay`", gradient_decay, 0, 1)
     check_number("`weight_decay`", weight_decay, 0, inf)
     scaling = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
-    return _algorithm_2(neurons, solver, step, gradient_decay, nesterov, scaling)
+    return _algorithm_2(neurons, solver, step, gradient_decay, nesterov, learning_rate, scaling)
 
 
 def _algorithm_2(
@@ -137,9 +137,10 @@ def _algorithm_2(
     step: StepRule,
     gradient_decay: float,
     nesterov: bool,
+    learning_rate: optax.ScalarOrSchedule,
     scaling: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Algorithm 2; `scaling` follows line 14."""
+    """Algorithm 2; `scaling` follows line 14, and has the learning rate."""
     import optax
 
     if not isinstance(neurons, Neurons):
@@ -148,7 +149,7 @@ def _algorithm_2(
         raise TypeError(
             f"`step` must be a step rule such as `lnb.Spectral()`, `lnb.Norm()` or `lnb.Polyak()`, got {step!r}."
         )
-    algorithm = _Algorithm2(neurons, solver, step, gradient_decay, nesterov, scaling)
+    algorithm = _Algorithm2(neurons, solver, step, gradient_decay, nesterov, learning_rate, scaling)
     # A solver that does not fit is refused here, not at the first update.
     algorithm.plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
     return optax.GradientTransformationExtraArgs(algorithm.init, algorithm.update)
@@ -172,6 +173,7 @@ class _Algorithm2:
         step: StepRule,
         gradient_decay: float,
         nesterov: bool,
+        learning_rate: optax.ScalarOrSchedule,
         scaling: optax.GradientTransformation,
     ) -> None:
         self.neurons = neurons
@@ -179,6 +181,7 @@ class _Algorithm2:
         self.step = step
         self.gradient_decay = gradient_decay
         self.nesterov = nesterov
+        self.learning_rate = learning_rate
         self.scaling = scaling
         self.averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
         self.plan = cache(self._plan)
@@ -277,7 +280,8 @@ class _Algorithm2:
             leaves = tuple(latest.values())
             ahead, average = _look_ahead(leaves, state.average, state.step, self.gradient_decay, self.nesterov)
             gradients = dict(zip(latest, ahead, strict=True))
-        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step)
+        rate = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
+        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step, rate)
         unscaled, finite = solved.steps, solved.finite
         factor = self.step.whole(solved.squared_norm, value)
         if factor is not None:
@@ -364,13 +368,19 @@ class _Solved(NamedTuple):
 
 
 def _solve(
-    plan: _Plan, gradients: dict[int, Array], features: Features, state: LNBState, finite: Array, rule: StepRule
+    plan: _Plan,
+    gradients: dict[int, Array],
+    features: Features,
+    state: LNBState,
+    finite: Array,
+    rule: StepRule,
+    rate: Any,
 ) -> _Solved:
     """Solve for the directions of all leaves (Algorithm 2, lines 5 to 11), and take each neuron's step along its own.
 
-    `finite` tells whether the batch's gradients are finite.
+    `finite` tells whether the batch's gradients are finite, and `rate` is the learning rate.
     """
-    metrics = [group.metric(features) for group in plan.groups]
+    metrics = [group.metric(features, rate) for group in plan.groups]
     with jax.named_scope("lnb_statistics"):
         statistics = update_statistics(
             plan.groups, metrics, state.statistics, state.step, state.refresh_offsets, finite

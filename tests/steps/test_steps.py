@@ -45,7 +45,7 @@ def test_settings_may_be_scheduled(make):
     loss, grads, features = neurons.value_and_grad(params, x)
 
     def factory(min_norm):
-        return lnb.scale_by_lnb(neurons, step=make(min_norm))
+        return lnb.scale_by_lnb(neurons, solver=lnb.Cholesky(), step=make(min_norm))  # its ridge stays
 
     scheduled = optax.inject_hyperparams(factory)(min_norm=lambda step: 100.0 * (step.astype(float) + 1))
     state, lengths = scheduled.init(params), []

@@ -142,14 +142,16 @@ class FeatureRead:
 class FeatureSet:
     """The features of a neuron over all its uses, with the constant feature 1 last where it has a bias.
 
-    Packed parameters V are [g, i(+1), o]. n is the total over the uses.
+    Packed parameters V are [g, i(+1), o]. n is the total over the uses. `hidden` tells of the features of each
+    weight whether they depend on parameters, and so move as these are trained.
     """
 
     reads: tuple[FeatureRead | RaggedRead, ...]
     groups: int
     inputs: int
     has_bias: bool
-    is_diagonal: bool = False
+    is_diagonal: bool
+    hidden: tuple[bool, ...]
 
     @property
     def has_diagonal_gram(self) -> bool:

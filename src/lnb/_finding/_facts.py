@@ -35,6 +35,7 @@ class Facts:
         states: what is known of values that depend on parameters.
         data: the values that depend on data.
         ancestors: of each value, the leaves that it was computed from, as bits.
+        carried: the values that follow from what a loop around the program carries.
         shape: of each value.
         recorder: what is recorded of the program.
         own_derivative: whether the program stands inside of a call that has a derivative of its own.
@@ -55,6 +56,7 @@ class Facts:
         self.states: dict[Value, TrackedValue] = {}
         self.data: set[Value] = {v for v, constant in program.constants.items() if is_traced(constant)}
         self.ancestors: dict[Value, int] = {}
+        self.carried: set[Value] = set()
         self.shape: list[tuple[int, ...]] = [tuple(getattr(aval, "shape", ())) for aval in program.avals]
         self.recorder = Recorder()
 
@@ -170,6 +172,10 @@ class Facts:
     def depends_only_on(self, value: Value, leaves: Sequence[int]) -> bool:
         """Whether an activation was computed from no leaves but these."""
         return not self.ancestors.get(value, 0) & ~self._bits(leaves)
+
+    def is_hidden(self, value: Value) -> bool:
+        """Whether an activation depends on parameters, and moves as they are trained."""
+        return bool(self.ancestors.get(value)) or value in self.carried
 
     def _bits(self, leaves: Sequence[int] | frozenset[int]) -> int:
         return sum(1 << leaf for leaf in self.roots(leaves))

@@ -239,7 +239,11 @@ def _feature_set(forms: Sequence[CanonicalUse]) -> FeatureSet:
     """The features of uses that use one weight alike."""
     form = _representative(forms)
     lookups = all(other.kind == "embedding" for other in forms)
-    return FeatureSet(tuple(other.read for other in forms), form.groups, form.inputs, form.bias is not None, lookups)
+    reads = tuple(other.read for other in forms)
+    alike = all(read.sizes == form.read.sizes for read in reads)
+    flags = [other.hidden if alike else (any(other.hidden),) * len(form.hidden) for other in forms]
+    hidden = tuple(any(column) for column in zip(*flags, strict=True))
+    return FeatureSet(reads, form.groups, form.inputs, form.bias is not None, lookups, hidden)
 
 
 def _of_weights(uses: Sequence[ParameterUse], facts: Facts, excluded: Mapping[int, str]) -> JacobianFeatures | None:

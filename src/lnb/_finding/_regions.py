@@ -95,7 +95,7 @@ class Region:
         program: Program,
         states: Sequence[TrackedValue],
         *,
-        repeats: bool = False,
+        carried: range | None = None,
         own_derivative: bool = False,
     ) -> Found:
         """Search a program of the region; its leaves are numbered as the inputs that parameters come in by.
@@ -103,7 +103,8 @@ class Region:
         Args:
             program: the program.
             states: of its inputs.
-            repeats: whether its outputs go into it again, so that the loss depends on all of them or on none.
+            carried: of a loop's body, the inputs that its outputs go into again, so that the loss depends on all of its
+                outputs or on none.
             own_derivative: whether the region has a derivative of its own.
         """
         shapes = {}
@@ -116,9 +117,12 @@ class Region:
         for value, outer in zip(program.inputs, outside, strict=True):
             if self.facts.ancestors.get(outer):  # as from a leaf that is none of the region's own
                 facts.ancestors[value] = 1 << len(states)
+            if outer in self.facts.carried:
+                facts.carried.add(value)
+        facts.carried.update(v for v in (program.inputs[k] for k in carried or ()) if facts.is_inexact(v))
         inside: dict[int, TrackedValue] = {program.inputs[k]: facts.leaf(k) for k in shapes}
         inside.update((program.inputs[k], state) for k, state in enumerate(states) if isinstance(state, Stopped))
-        live = [repeats and any(self.differentiated)] * len(program.outputs) if repeats else self.differentiated
+        live = self.differentiated if carried is None else [any(self.differentiated)] * len(program.outputs)
         found = self.search(facts, inside, [v for v, is_live in zip(program.outputs, live, strict=True) if is_live])
         outside = self.found.reasons
         for own_reasons, reasons in (
@@ -262,7 +266,7 @@ def _scan(region: Region) -> Completed:
     inner[consts : consts + carry] = [None] * carry
     completed = _carried(region, states[consts : consts + carry])
     stacked = frozenset(k for k in range(consts + carry, len(states)) if states[k] is not None)
-    inside = region.search_inside(program, inner, repeats=True)
+    inside = region.search_inside(program, inner, carried=range(consts, consts + carry))
     region.lift(inside, inner, steps=loop.length, stacked=stacked)
     if not inside.recorder.entries:
         return completed
@@ -306,7 +310,7 @@ def _while(region: Region) -> Completed:
     first, start = loop.condition_consts, loop.condition_consts + loop.body_consts
     completed = _carried(region, states[start:])
     inner = [*states[first:start], *[None] * len(states[start:])]
-    inside = region.search_inside(program, inner, repeats=True)
+    inside = region.search_inside(program, inner, carried=range(start - first, len(inner)))
     if not inside.uses:
         return completed
     count = len(inside.recorder.entries)

@@ -110,6 +110,8 @@ class _Search:
             states.append(self._states.get(value))
         for value in equation.outputs:
             facts.ancestors[value] = ancestors
+        if not facts.carried.isdisjoint(equation.inputs):
+            facts.carried.update(equation.outputs)
         dependent = any(states)
         if dependent or equation.effects or any(value in facts.data for value in equation.inputs):
             facts.data.update(equation.outputs)

@@ -48,6 +48,7 @@ class CanonicalUse:
         groups, outputs: g and o.
         whole: every element of the leaves belongs to W or b.
         bias_leaves: the leaves that b is made of.
+        hidden: of the features of each weight, whether they depend on parameters.
         parts: which part each of the outputs o belongs to, see `part_of_outputs`.
     """
 
@@ -59,6 +60,7 @@ class CanonicalUse:
     outputs: int
     whole: bool
     bias_leaves: frozenset[int]
+    hidden: tuple[bool, ...]
     parts: tuple[int, ...] = ()
 
     @property
@@ -313,8 +315,9 @@ def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
     function = OwnFunction(equations, neuron.leaves, neuron.shape)
     outputs = max(1, prod(neuron.shape) // neuron.samples)
     roots = facts.roots(neuron.leaves)
+    hidden = {value: facts.is_hidden(value) for value in neuron.features}
     parameters = sum(facts.sizes[leaf] for leaf in roots)
-    canonical = _canonical(facts, neuron, function, sources) if neuron.terms else None
+    canonical = _canonical(facts, neuron, function, sources, hidden) if neuron.terms else None
     if canonical is not None and cuts:
         canonical = replace(canonical, parts=part_of_outputs(facts, neuron))
     return ParameterUse(
@@ -332,8 +335,13 @@ def finish(facts: Facts, neuron: PartialNeuron, cuts: bool) -> ParameterUse:
 
 
 def _canonical(
-    facts: Facts, neuron: PartialNeuron, function: OutputFunction, sources: tuple[int, ...]
+    facts: Facts,
+    neuron: PartialNeuron,
+    function: OutputFunction,
+    sources: tuple[int, ...],
+    hidden: Mapping[int, bool],
 ) -> CanonicalUse | None:
+    """The canonical form of a neuron; `hidden` tells which of the values that it reads depend on parameters."""
     terms, bias, recorder = neuron.terms or (), neuron.bias, facts.recorder
     is_complex = any(term.is_complex for term in terms)
     if not all(term.is_complex == is_complex and not (is_complex and term.parting) for term in terms):
@@ -384,6 +392,7 @@ def _canonical(
         outputs=neuron.outputs,
         whole=all(term.parameter.whole for term in terms) and (bias is None or bias.parameter.whole),
         bias_leaves=frozenset(bias.parameter.leaves if bias else ()),
+        hidden=tuple(any(hidden.values()) if t.source is None else hidden[t.source] for t in terms),
     )
 
 

@@ -27,9 +27,14 @@ class Auto(SolverChoice):
     reads several positions or pixels of an example. The optimizer's state is thus the same for any batch, and a
     checkpoint can be restored with another batch size.
 
-    The ridge is `max(min_ridge, ridge * i / n)` times the features' mean variance. The fewer samples there are for each
-    of i directions, the noisier their variances, and this ridge keeps the step from following the noise. The update
-    does not depend on the features' scale, so that pixels, activations and tokens share one default.
+    The ridge is `max(min_ridge, ridge * i / n)` times the features' mean variance, where n is the number of samples
+    that the averages are worth. The fewer samples there are for each of i directions, the noisier their variances, and
+    this ridge keeps the step from following the noise. The update does not depend on the data's scale, so that pixels
+    and measurements share one default.
+
+    Features that the network computes move as it is trained. `drift` adds to their ridge what they may have moved by
+    in so many steps. Without it, features that are small or hardly vary get steps so long that they are wrong as soon
+    as the features have moved.
 
     Tied weights are solved by `lnb.solvers.TiedExact`, and neurons that are kept as their equations by `lnb.CG`.
 
@@ -41,6 +46,8 @@ class Auto(SolverChoice):
         decay: of the moving averages, for one step.
         sample_fraction: the fraction of a batch that statistics are taken of; more where that leaves fewer than 4
             samples for each direction, which are i for a Gram matrix and `rank` otherwise. Tied weights take all.
+        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
+            move by about the learning rate at each step, and the averages are some steps old.
         rank: number of leading directions where the Gram matrix is too expensive.
         budget: for the exact solution, as a fraction of the operations of the neuron's own forward and backward pass.
             A more expensive one is chosen only if leading directions cost no less.
@@ -63,11 +70,12 @@ class Auto(SolverChoice):
     update_period: int = 10
     decay: float | Array = 0.95
     sample_fraction: float = 0.25
+    drift: float | Array = 20.0
     rank: int = 16
     budget: float = 0.1
 
     def __post_init__(self) -> None:
-        check_range(self, 0, inf, "ridge", "min_ridge", "budget")
+        check_range(self, 0, inf, "ridge", "min_ridge", "drift", "budget")
         check_range(self, 0, 1, "decay")
         check_count(self, "update_period", "rank")
         check_fraction(self, "sample_fraction")
@@ -76,7 +84,12 @@ class Auto(SolverChoice):
         """`Cholesky` where it is cheap, else `LowRank`; what `Cholesky` hands over to for tied and general metrics."""
         assert neuron.features is not None
         metric: Any = metric_of(neuron.features)
-        shared: Any = {"decay": self.decay, "ridge": self.min_ridge, "ridge_unit": "mean variance"}
+        shared: Any = {
+            "decay": self.decay,
+            "ridge": self.min_ridge,
+            "ridge_unit": "mean variance",
+            "drift": self.drift,
+        }
         exact = Cholesky(self.update_period, **shared)
         if metric.structure != "gram":
             return exact.choose(neuron)

@@ -28,8 +28,8 @@ from lnb.solvers._statistics import (
     ema_update,
     ema_weight,
     ridge_of,
-    sampling_ridge_of,
     solve_whitened,
+    update_inverse_count,
 )
 from lnb.solvers._tied import TiedExact
 
@@ -43,6 +43,7 @@ class Gram(NamedTuple):
     gram: Array  # E[x x^T] [g, i, i]
     mean: Array  # E[x] [g, i]
     inverse: Array  # of S + ridge [g, i, i]
+    inverse_count: Array  # 1 / n of the averages' samples [g, 1]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Cholesky(Solver):
         ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
             update does not depend on the features' scale.
         sampling_ridge: the ridge is at least this multiple of i / n, because n samples say little about i directions.
+            n is the number of samples that the averages are worth.
+        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
+            move by about the learning rate at each step, and the averages are some steps old.
         sample_fraction: the fraction of a batch's samples that the Gram matrix is taken of, above 0 and at most 1.
 
     Raises:
@@ -77,12 +81,13 @@ class Cholesky(Solver):
     ridge: float | Array = 0.1
     ridge_unit: RidgeUnit = "absolute"
     sampling_ridge: float | Array = 0.0
+    drift: float | Array = 0.0
     sample_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         check_count(self, "update_period")
         check_range(self, 0, 1, "decay")
-        check_range(self, 0, inf, "ridge", "sampling_ridge")
+        check_range(self, 0, inf, "ridge", "sampling_ridge", "drift")
         check_choice(self, "ridge_unit", RIDGE_UNITS)
         check_fraction(self, "sample_fraction")
 
@@ -90,13 +95,16 @@ class Cholesky(Solver):
         """Averages of zero."""
         mean = (metric.groups, metric.inputs)
         gram = mean if metric.is_diagonal else (*mean, metric.inputs)
-        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram)))
+        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram, (metric.groups, 1))))
 
     def update(self, metric: GramMetric, statistics: Gram, count: Array) -> Gram:
         """Take this batch into the averages, and invert them."""
-        min_ridge = sampling_ridge_of(self.sampling_ridge, metric)
-        gram, mean = metric.subsample(self.sample_fraction).gram()
+        metric = metric.subsample(self.sample_fraction)
+        gram, mean = metric.gram()
+        samples, drift = metric.count(), metric.drift(self.drift, gram.dtype)
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
+        inverse_count = update_inverse_count(statistics.inverse_count, samples, weight)
+        min_ridge = self.sampling_ridge * metric.inputs * inverse_count
         gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
         square = gram if metric.is_diagonal else diagonal_of(gram)  # chi
         # Rounding may leave a covariance without full rank slightly indefinite.
@@ -106,12 +114,12 @@ class Cholesky(Solver):
             center = metric.bias_share**0.5 * mean
             variance = square - jnp.square(center)
             covariance = variance if metric.is_diagonal else gram - center[:, :, None] * center[:, None, :]
-        ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge)
+        ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge) + drift
         if metric.is_diagonal:
             shifted = jnp.maximum(covariance, floor) + ridge
-            return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1))
+            return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1), inverse_count)
         eye = jnp.eye(metric.inputs, dtype=gram.dtype)
-        return Gram(gram, mean, _inverse.inverse(covariance + (floor + ridge)[:, :, None] * eye))
+        return Gram(gram, mean, _inverse.inverse(covariance + (floor + ridge)[:, :, None] * eye), inverse_count)
 
     def solve(self, metric: GramMetric, statistics: Gram, gradient: Array, warm_start: Any) -> Solution:
         """One product with the inverse."""
@@ -135,7 +143,9 @@ class Cholesky(Solver):
 
     def for_tied(self) -> TiedExact:
         """The exact solution with these settings."""
-        return TiedExact(self.update_period, self.decay, self.ridge, self.ridge_unit, self.sample_fraction)
+        return TiedExact(
+            self.update_period, self.decay, self.ridge, self.ridge_unit, self.sample_fraction, drift=self.drift
+        )
 
     def for_general(self) -> CG:
         """Conjugate gradients with this ridge: there is no Gram matrix."""

@@ -41,8 +41,8 @@ from lnb.solvers._statistics import (
     ema_weight,
     inverse_of_diagonal,
     ridge_of,
-    sampling_ridge_of,
     solve_whitened,
+    update_inverse_count,
     variance_of,
 )
 from lnb.solvers._tied import TiedExact
@@ -54,6 +54,7 @@ class LowRankStatistics(NamedTuple):
     mean: Array  # mu [g, i]
     square: Array  # chi [g, i]
     factor: Array  # L [g, i, r]; before the first batch, where the search for it starts
+    inverse_count: Array  # 1 / n of the averages' samples [g, 1]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class LowRank(Solver):
         ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
             update does not depend on the features' scale.
         sampling_ridge: the ridge is at least this multiple of i / n, because n samples say little about i directions.
+            n is the number of samples that the averages are worth.
+        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
+            move by about the learning rate at each step, and the averages are some steps old.
         sample_fraction: the fraction of a batch's samples that the statistics are taken of, above 0 and at most 1.
 
     Raises:
@@ -90,12 +94,13 @@ class LowRank(Solver):
     ridge: float | Array = 0.1
     ridge_unit: RidgeUnit = "absolute"
     sampling_ridge: float | Array = 0.0
+    drift: float | Array = 0.0
     sample_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         check_count(self, "rank", "update_period")
         check_range(self, 0, 1, "decay")
-        check_range(self, 0, inf, "ridge", "sampling_ridge")
+        check_range(self, 0, inf, "ridge", "sampling_ridge", "drift")
         check_choice(self, "ridge_unit", RIDGE_UNITS)
         check_fraction(self, "sample_fraction")
 
@@ -103,7 +108,9 @@ class LowRank(Solver):
         """Moments of zero, and random directions to start from."""
         moments = (metric.groups, metric.inputs)
         start = _random_directions((*moments, self._rank_of(metric)), dtype)
-        return LowRankStatistics(jnp.zeros(moments, dtype), jnp.zeros(moments, dtype), start)
+        zeros = (jnp.zeros(shape, dtype) for shape in (moments, moments, (metric.groups, 1)))
+        mean, square, inverse_count = zeros
+        return LowRankStatistics(mean, square, start, inverse_count)
 
     def _rank_of(self, metric: GramMetric) -> int:
         return 0 if metric.is_diagonal else min(self.rank, metric.inputs)
@@ -113,14 +120,15 @@ class LowRank(Solver):
         metric = metric.subsample(self.sample_fraction)
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
         mean, square = (ema_update(old, new, weight) for old, new in zip(statistics[:2], metric.moments(), strict=True))
+        inverse_count = update_inverse_count(statistics.inverse_count, metric.count(), weight)
         if statistics.factor.shape[2] == 0:
-            return statistics._replace(mean=mean, square=square)
+            return statistics._replace(mean=mean, square=square, inverse_count=inverse_count)
         factor = statistics.factor
         basis = _directions(factor)
         image = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
         image = ema_update(image, _covariance_product(metric, mean, basis), weight)
         small = contract("gir,gis->grs", basis, image)
-        return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)))
+        return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)), inverse_count)
 
     def _diagonal(self, metric: GramMetric, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
@@ -129,8 +137,9 @@ class LowRank(Solver):
         # The variance is a difference of numbers as large as chi, and Woodbury's of numbers as large as 1 / E.
         eps = jnp.finfo(variance.dtype).eps
         floor = 10 * eps * statistics.square + eps**0.5 * variance.mean(1, keepdims=True)
-        min_ridge = sampling_ridge_of(self.sampling_ridge, metric)
-        shifted = jnp.maximum(rest, floor) + ridge_of(self.ridge, self.ridge_unit, variance, min_ridge)
+        min_ridge = self.sampling_ridge * metric.inputs * statistics.inverse_count
+        ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge) + metric.drift(self.drift, variance.dtype)
+        shifted = jnp.maximum(rest, floor) + ridge
         return jnp.where(shifted > 0, shifted, 1)
 
     def solve(self, metric: GramMetric, statistics: LowRankStatistics, gradient: Array, warm_start: Any) -> Solution:
@@ -146,7 +155,7 @@ class LowRank(Solver):
 
     def for_tied(self) -> TiedExact:
         """The exact solution with these settings."""
-        return TiedExact(10, self.decay, self.ridge, self.ridge_unit, self.sample_fraction)
+        return TiedExact(10, self.decay, self.ridge, self.ridge_unit, self.sample_fraction, drift=self.drift)
 
     def for_general(self) -> CG:
         """Conjugate gradients with this ridge: there is no Gram matrix."""

@@ -82,12 +82,9 @@ def ridge_of(ridge: float | Array, unit: RidgeUnit, variance: Array, lower_bound
     return ridge * variance.mean(1, keepdims=True) if unit == "mean variance" else ridge
 
 
-def sampling_ridge_of(multiple: float | Array, metric: GramMetric) -> Array | None:
-    """A multiple of i / n for this batch's n; None if it is 0."""
-    if isinstance(multiple, (int, float)) and multiple == 0:
-        return None
-    count = metric.count()
-    return multiple * metric.inputs / jnp.where(count > 0, count, 1)
+def update_inverse_count(old: Array, count: Array, weight: Array) -> Array:
+    """1 / n [g, 1] of the n samples that an average is worth with this batch in it: the sum of w_k^2 / n_k."""
+    return jnp.square(1 - weight) * old + jnp.square(weight) / jnp.where(count > 0, count, 1).astype(old.dtype)
 
 
 Inverse = Callable[[Array, Array, Array | None], tuple[Array, Array, Array]]

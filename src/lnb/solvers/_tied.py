@@ -50,6 +50,8 @@ class TiedExact(Solver):
         ridge_unit: "mean variance" makes the ridge a multiple of the mean diagonal of M instead.
         sample_fraction: the fraction of a batch's samples that the Gram matrices are taken of, above 0 and at most 1.
         max_inputs: a Gram matrix of more features than this is kept by its diagonal.
+        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
+            move by about the learning rate at each step, and the averages are some steps old.
 
     Raises:
         TypeError: a setting is not a number.
@@ -65,11 +67,12 @@ class TiedExact(Solver):
     ridge_unit: RidgeUnit = "absolute"
     sample_fraction: float = 1.0
     max_inputs: int = 1024
+    drift: float | Array = 0.0
 
     def __post_init__(self) -> None:
         check_count(self, "update_period")
         check_range(self, 0, 1, "decay")
-        check_range(self, 0, inf, "ridge", "max_inputs")
+        check_range(self, 0, inf, "ridge", "max_inputs", "drift")
         check_choice(self, "ridge_unit", RIDGE_UNITS)
         check_fraction(self, "sample_fraction")
 
@@ -128,7 +131,8 @@ class TiedExact(Solver):
             right = right - beside * columns.mean[None, :]
         diagonal = share * rows.values[:, None] + other * columns.values[None, :]
         ridge = self.ridge * (diagonal.mean() if self.ridge_unit == "mean variance" else 1)
-        diagonal = diagonal + ridge
+        left, right_drift = (side.drift(self.drift, diagonal.dtype) for side in metric.sides)
+        diagonal = diagonal + ridge + share * left[:, None] + other * right_drift[None, :]
         weight = _rotate(rows.vectors.T, columns.vectors, right) / jnp.where(diagonal > 0, diagonal, 1)
         weight = _rotate(rows.vectors, columns.vectors.T, weight)
         below = below / (share * first.bias_share) - contract("i,io->o", rows.mean, weight)

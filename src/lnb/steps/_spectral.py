@@ -7,8 +7,11 @@ the gradient is longest. The steepest step under the spectral norm of M^1/2 dW m
     dW = M^-1/2 polar(M^-1/2 g) = theta (theta^T M theta)^-1/2 = theta (theta^T g)^-1/2,   theta = M^-1 g,
 
 and needs no root of M. The formula is exact where the solver multiplies by one symmetric matrix from the left, as
-`Cholesky`, `LowRank` and `Diagonal` do. For `CG` with its warm start, and for tied weights, theta^T g is only nearly
-symmetric: the step is near the steepest, without the bound.
+`Cholesky`, `LowRank` and `Diagonal` do. For `CG` with its warm start, theta^T g is only nearly symmetric: the step is
+near the steepest, without the bound.
+
+Tied weights take `norm_step`. Their metric multiplies from both sides, theta^T g is not symmetric, and a root of it
+gives steps of any length: networks whose head is their embedding diverged by it.
 
 The inverse root is a polynomial in S = theta^T g [o, o], or in theta g^T [i, i] if that is smaller. Quintic
 Newton-Schulz iterations on the small matrix evaluate it. With M the identity this is Muon's step.
@@ -47,8 +50,8 @@ class Spectral(StepRule):
 
     The learning rate is that distance, about 0.02 to 0.05. Unlike `lnb.Norm`, every neuron takes a step of its own
     length. A neuron takes theta sqrt(s / z), of the same mean squared length, where the spectral step would cost more
-    than a quarter of its forward and backward pass; s is the smaller side of its weights [i(+1), o]. So do scales,
-    parameters without a neuron, and neurons that are kept as their equations, with `Neuron.side` for s.
+    than a quarter of its forward and backward pass; s is the smaller side of its weights [i(+1), o]. So do scales, tied
+    weights, parameters without a neuron, and neurons that are kept as their equations, with `Neuron.side` for s.
 
     Args:
         by_part: where the program cuts a neuron's outputs apart, as it cuts those of a fused weight into q, k and v,
@@ -67,7 +70,7 @@ class Spectral(StepRule):
         """`spectral_step` where it is cheap, else `norm_step`."""
         direction, squared_norm, _ = solution
         if not self.by_part or not neuron.parts:
-            if _is_cheap(neuron, direction.shape):
+            if _has_root(neuron, direction.shape):
                 return spectral_step(direction, gradient, neuron.has_bias)
             return _step_by_norm(direction, squared_norm, neuron.has_bias, neuron.side), squared_norm
         steps, start = [], 0
@@ -92,11 +95,13 @@ class Spectral(StepRule):
         """None: each neuron has its own length."""
 
 
-def _is_cheap(neuron: Neuron, shape: tuple[int, ...]) -> bool:
-    """Whether the spectral step of [g, i(+1), o] is cheap beside the forward and backward pass."""
+def _has_root(neuron: Neuron, shape: tuple[int, ...]) -> bool:
+    """Whether the spectral step of [g, i(+1), o] exists, and is cheap beside the forward and backward pass."""
     groups, rows, outputs = shape
     own = 6.0 * groups * max(neuron.samples, _MIN_SAMPLES) * rows * outputs
-    return min(rows, outputs) > 1 and spectral_flops((groups, rows, outputs)) <= _MAX_COST * own
+    if neuron.kind == "tied" or min(rows, outputs) == 1:
+        return False
+    return spectral_flops((groups, rows, outputs)) <= _MAX_COST * own
 
 
 def _step_by_norm(direction: Array, squared_norm: Array, bias: bool, side: int | None = None) -> Array:
@@ -108,7 +113,7 @@ def _step_by_norm(direction: Array, squared_norm: Array, bias: bool, side: int |
 def _steps_of_parts(neuron: Neuron, direction: Array, gradient: Array, count: int) -> list[Array]:
     """The steps of this many parts of theta and g [g, i(+1), part * o], side by side."""
     groups, rows, outputs = direction.shape
-    if _is_cheap(neuron, (groups, rows, outputs // count)):
+    if _has_root(neuron, (groups, rows, outputs // count)):
         return [spectral_step(direction, gradient, neuron.has_bias, count)[0]]
     pairs = zip(jnp.split(direction, count, axis=2), jnp.split(gradient, count, axis=2), strict=True)
     return [_step_by_norm(theta, inner(theta, g, neuron.has_bias), neuron.has_bias) for theta, g in pairs]
