@@ -18,7 +18,7 @@ ifneq ($(wildcard ../shared/data),)
 export LNB_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
-.PHONY: demo test test-fast test-newest check docs pages public-models report bench bench-kfac format fuzz test-matrix test-kfac clean
+.PHONY: demo test test-fast test-newest check docs pages public-models report bench bench-accelerator bench-kfac format fuzz test-matrix test-kfac clean
 
 demo: .venv/installed
 	.venv/bin/lnb compare matrix-factorization
@@ -75,6 +75,10 @@ report: .venv/installed
 bench: .venv/installed
 	PYTHONPATH=examples .venv/bin/python benchmarks/step.py
 	.venv/bin/python benchmarks/target.py
+
+# The cost of a step on a GPU or TPU, with the JAX that is installed there.
+bench-accelerator:
+	PYTHONPATH=src:examples:benchmarks python3 benchmarks/accelerator.py
 
 # The same with K-FAC, which needs an older JAX than most have.
 bench-kfac: .venv-kfac/installed

@@ -143,7 +143,7 @@ def test_tied_weights_take_the_settings_of_the_solver_that_hands_them_over():
     assert lnb.Auto(update_period=7, decay=0.3).choose(
         lnb.find_neurons(tied_loss, {"w": jnp.ones((3, 2))}, jnp.ones((4, 3)))[0]
     ) == replace(
-        tied, update_period=7, decay=0.3, ridge=0.1, ridge_unit="mean variance", sample_fraction=1.0, drift=20.0
+        tied, update_period=7, decay=0.3, ridge=0.1, ridge_unit="mean variance", sample_fraction=1.0, drift=10.0
     )
 
 

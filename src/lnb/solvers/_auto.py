@@ -70,7 +70,7 @@ class Auto(SolverChoice):
     update_period: int = 10
     decay: float | Array = 0.95
     sample_fraction: float = 0.25
-    drift: float | Array = 20.0
+    drift: float | Array = 10.0
     rank: int = 16
     budget: float = 0.1
 
