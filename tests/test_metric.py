@@ -26,7 +26,7 @@ def test_fewer_samples_are_every_kth(x64):
 def hidden(loss_fn, params, *batch):
     """Of each neuron, by its first parameter, which of its features move as the network is trained."""
     neurons = lnb.find_neurons(loss_fn, params, *batch)
-    metrics = {neuron.paths[0]: metric_of(neuron.features, rate=1.0) for neuron in neurons}
+    metrics = {neuron.paths[0]: metric_of(neuron.features, distance=1.0) for neuron in neurons}
     return {path: metric.drift(1.0, float).astype(bool).tolist() for path, metric in metrics.items()}
 
 

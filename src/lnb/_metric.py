@@ -34,7 +34,7 @@ class Metric:
 
     Neurons that read the same features have equal metrics, whatever their outputs. A metric without arrays has sizes
     only: solvers get one when they make room for their statistics. Metrics are pytrees whose leaves are `arrays` and
-    `rate`.
+    `distance`.
 
     Fields:
         structure: "gram", "tied" or "general". A metric of structure "gram" has the methods of `GramMetric` too, and a
@@ -46,8 +46,7 @@ class Metric:
             traced once for all of them.
         features: where M follows from.
         arrays: what the forward pass recorded.
-        rate: the learning rate of `lnb.lnb`: how far a step moves a neuron's output along every direction; 0 where it
-            is not known.
+        distance: how far a step moves a neuron's output along each direction; 0 where that is not known.
     """
 
     structure: Structure
@@ -58,7 +57,7 @@ class Metric:
     is_comparable: bool
     features: Any
     arrays: tuple[Array, ...] = ()
-    rate: Any = 0.0
+    distance: Any = 0.0
 
     def product(self, vector: Float[Array, "g p o"]) -> Float[Array, "g p o"]:
         """M v of eq. (11), without forming M.
@@ -118,17 +117,17 @@ class GramMetric(Metric):
     def drift(self, steps: float | Array, dtype: Any) -> Array:
         """The squared distance [i] that each feature may have moved by in so many steps.
 
-        The features that a network computes are outputs of neurons, which move by about `rate` at each step along every
-        direction. Those that come with the data do not move.
+        The features that a network computes are outputs of neurons, which move by about `distance` at each step along
+        every direction. Those that come with the data do not move.
         """
-        distance = jnp.asarray(steps, dtype) * jnp.asarray(self.rate, dtype)
+        moved = jnp.asarray(steps, dtype) * jnp.asarray(self.distance, dtype)
         hidden = np.repeat(self.features.hidden, self.features.reads[0].sizes)
-        return jnp.square(distance) * hidden.astype(dtype)
+        return jnp.square(moved) * hidden.astype(dtype)
 
     def subsample(self, fraction: float) -> GramMetric:
         """The metric of at least this fraction of the samples, every k-th."""
         features, arrays = self.features.subsample(self.arrays, fraction)
-        return self if features is self.features else _gram_metric(features, tuple(arrays), self.rate)
+        return self if features is self.features else _gram_metric(features, tuple(arrays), self.distance)
 
     def of_samples(self, count: int) -> GramMetric:
         """The metric's sizes for this number of samples, without arrays."""
@@ -147,7 +146,7 @@ class TiedMetric(Metric):
     def sides(self) -> tuple[GramMetric, GramMetric]:
         """The metrics M_1 and M_2 of the two uses, as if they were neurons of their own."""
         first, second = self.features.first, self.features.second
-        return _gram_metric(first, self.arrays, self.rate), _gram_metric(second, self.arrays, self.rate)
+        return _gram_metric(first, self.arrays, self.distance), _gram_metric(second, self.arrays, self.distance)
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -169,21 +168,21 @@ class GeneralMetric(Metric):
 
 
 for _kind in (GramMetric, TiedMetric, GeneralMetric):
-    _static = [field.name for field in fields(_kind) if field.name not in ("arrays", "rate")]
-    jax.tree_util.register_dataclass(_kind, data_fields=["arrays", "rate"], meta_fields=_static)
+    _static = [field.name for field in fields(_kind) if field.name not in ("arrays", "distance")]
+    jax.tree_util.register_dataclass(_kind, data_fields=["arrays", "distance"], meta_fields=_static)
 
 
-def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = (), rate: Any = 0.0) -> Any:
+def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = (), distance: Any = 0.0) -> Any:
     """The metric of a feature set.
 
     Args:
         features: a neuron's feature set, from `Neuron.features` or, for one batch, from `Neuron.read`.
         arrays: the arrays of that batch's `Features`; without them the metric has sizes only.
-        rate: the learning rate, see `Metric`.
+        distance: see `Metric`.
     """
     if isinstance(features, JacobianFeatures):
         sizes = features.groups, features.inputs, features.has_bias, features.samples
-        return GeneralMetric("general", *sizes, False, features, tuple(arrays), rate)
+        return GeneralMetric("general", *sizes, False, features, tuple(arrays), distance)
     if arrays:
         # The features of layers that are alike are equal once their arrays are numbered alike.
         places = sorted({place for read in features.reads for place in read.places})
@@ -191,11 +190,11 @@ def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = (), rate: Any = 0
         arrays = [arrays[place] for place in places]
     if isinstance(features, TiedFeatureSet):
         sizes = features.groups, features.inputs, features.has_bias, features.samples
-        return TiedMetric("tied", *sizes, True, features, tuple(arrays), rate)
-    return _gram_metric(features, tuple(arrays), rate)
+        return TiedMetric("tied", *sizes, True, features, tuple(arrays), distance)
+    return _gram_metric(features, tuple(arrays), distance)
 
 
-def _gram_metric(features: FeatureSet, arrays: tuple[Array, ...] = (), rate: Any = 0.0) -> GramMetric:
+def _gram_metric(features: FeatureSet, arrays: tuple[Array, ...] = (), distance: Any = 0.0) -> GramMetric:
     return GramMetric(
         "gram",
         features.groups,
@@ -205,7 +204,7 @@ def _gram_metric(features: FeatureSet, arrays: tuple[Array, ...] = (), rate: Any
         True,
         features,
         arrays,
-        rate,
+        distance,
         features.has_diagonal_gram,
         features.is_diagonal,
         features.bias_share,

@@ -73,11 +73,11 @@ class SolveGroup:
         assert features is not None
         return metric_of(features)
 
-    def metric(self, features: Features, rate: Any = 0.0) -> Metric:
-        """The neurons' metric in this batch, at this learning rate."""
+    def metric(self, features: Features, distance: Any = 0.0) -> Metric:
+        """The neurons' metric in this batch, where a step moves outputs this far."""
         feature_set = self.neurons[0].read(features)
         assert feature_set is not None
-        return metric_of(feature_set, features.arrays, rate)
+        return metric_of(feature_set, features.arrays, distance)
 
     def update(self, metric: Metric, statistics: Any, batches: Array, finite: Array | bool) -> Any:
         """Take a batch into the statistics, if it is finite.

@@ -50,7 +50,8 @@ def scale_by_lnb(
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition the gradient by every neuron's metric, theta = M^-1 g, and give the direction its length.
 
-    Parameters without a neuron have the identity metric, so that theta = g.
+    Parameters without a neuron have the identity metric, so that theta = g. The learning rate is not known here, so
+    that the solvers' `drift` adds nothing to a ridge: in `lnb.lnb` it does.
 
     Args:
         neurons: from `lnb.find_neurons`.
@@ -280,8 +281,10 @@ class _Algorithm2:
             leaves = tuple(latest.values())
             ahead, average = _look_ahead(leaves, state.average, state.step, self.gradient_decay, self.nesterov)
             gradients = dict(zip(latest, ahead, strict=True))
-        rate = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
-        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step, rate)
+        rate: Any = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
+        directions = sum(neuron.groups * min(neuron.inputs, neuron.outputs) for neuron in plan.neurons)
+        distance = self.step.distance(rate, directions)
+        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step, distance)
         unscaled, finite = solved.steps, solved.finite
         factor = self.step.whole(solved.squared_norm, value)
         if factor is not None:
@@ -374,13 +377,13 @@ def _solve(
     state: LNBState,
     finite: Array,
     rule: StepRule,
-    rate: Any,
+    distance: Any,
 ) -> _Solved:
     """Solve for the directions of all leaves (Algorithm 2, lines 5 to 11), and take each neuron's step along its own.
 
-    `finite` tells whether the batch's gradients are finite, and `rate` is the learning rate.
+    `finite` tells whether the batch's gradients are finite, and `distance` how far a step moves outputs.
     """
-    metrics = [group.metric(features, rate) for group in plan.groups]
+    metrics = [group.metric(features, distance) for group in plan.groups]
     with jax.named_scope("lnb_statistics"):
         statistics = update_statistics(
             plan.groups, metrics, state.statistics, state.step, state.refresh_offsets, finite

@@ -63,3 +63,9 @@ def test_a_broken_step_is_told_what_it_breaks():
 
     with pytest.raises(AssertionError, match="the loss does not fall"):
         check_step(Uphill())
+
+
+@pytest.mark.parametrize(("step", "distance"), [(lnb.Spectral(), 0.3), (lnb.Norm(), 0.3 / 5), (lnb.Polyak(), 0.0)])
+def test_a_rule_tells_how_far_it_moves_outputs(step, distance):
+    """A step of the rule's length over 25 directions, shared out equally."""
+    assert step.distance(0.3, 25) == pytest.approx(distance)

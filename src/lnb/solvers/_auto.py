@@ -46,8 +46,8 @@ class Auto(SolverChoice):
         decay: of the moving averages, for one step.
         sample_fraction: the fraction of a batch that statistics are taken of; more where that leaves fewer than 4
             samples for each direction, which are i for a Gram matrix and `rank` otherwise. Tied weights take all.
-        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
-            move by about the learning rate at each step, and the averages are some steps old.
+        drift: for features that the network computes, the ridge is raised by (drift * d)^2, where a step moves outputs
+            by d along each direction, the learning rate with `lnb.Spectral()`: the averages are some steps old.
         rank: number of leading directions where the Gram matrix is too expensive.
         budget: for the exact solution, as a fraction of the operations of the neuron's own forward and backward pass.
             A more expensive one is chosen only if leading directions cost no less.

@@ -74,8 +74,8 @@ class LowRank(Solver):
             update does not depend on the features' scale.
         sampling_ridge: the ridge is at least this multiple of i / n, because n samples say little about i directions.
             n is the number of samples that the averages are worth.
-        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
-            move by about the learning rate at each step, and the averages are some steps old.
+        drift: for features that the network computes, the ridge is raised by (drift * d)^2, where a step moves outputs
+            by d along each direction, the learning rate with `lnb.Spectral()`: the averages are some steps old.
         sample_fraction: the fraction of a batch's samples that the statistics are taken of, above 0 and at most 1.
 
     Raises:

@@ -50,8 +50,8 @@ class TiedExact(Solver):
         ridge_unit: "mean variance" makes the ridge a multiple of the mean diagonal of M instead.
         sample_fraction: the fraction of a batch's samples that the Gram matrices are taken of, above 0 and at most 1.
         max_inputs: a Gram matrix of more features than this is kept by its diagonal.
-        drift: for features that the network computes, the ridge is raised by (drift * learning rate)^2: these features
-            move by about the learning rate at each step, and the averages are some steps old.
+        drift: for features that the network computes, the ridge is raised by (drift * d)^2, where a step moves outputs
+            by d along each direction, the learning rate with `lnb.Spectral()`: the averages are some steps old.
 
     Raises:
         TypeError: a setting is not a number.

@@ -45,3 +45,7 @@ class Norm(StepRule):
         """1 / max(min_norm, sqrt(z))."""
         del value
         return 1 / jnp.maximum(self.min_norm, jnp.sqrt(jnp.maximum(squared_norm, 0)))
+
+    def distance(self, rate: float | Array, directions: int) -> float | Array:
+        """What each direction has of the learning rate, if all have as much."""
+        return rate / max(directions, 1) ** 0.5

@@ -94,6 +94,11 @@ class Spectral(StepRule):
     def whole(self, squared_norm: Array, value: Any) -> None:
         """None: each neuron has its own length."""
 
+    def distance(self, rate: float | Array, directions: int) -> float | Array:
+        """The learning rate itself."""
+        del directions
+        return rate
+
 
 def _has_root(neuron: Neuron, shape: tuple[int, ...]) -> bool:
     """Whether the spectral step of [g, i(+1), o] exists, and is cheap beside the forward and backward pass."""

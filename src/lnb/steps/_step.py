@@ -60,3 +60,16 @@ class StepRule:
         """
         del squared_norm, value
         return None
+
+    def distance(self, rate: float | Float[Array, ""], directions: int) -> float | Float[Array, ""]:
+        """How far a step moves a neuron's output along one direction, for the solvers' `drift`.
+
+        Args:
+            rate: the learning rate.
+            directions: of all neurons' outputs together, the smaller sides of their weights [i, o] added up.
+
+        Returns:
+            The distance, or 0 where the learning rate does not tell it.
+        """
+        del rate, directions
+        return 0.0
