@@ -90,8 +90,7 @@ def test_a_head_that_is_the_embedding_trains():
     assert found[-10:].mean() < 0.2 * found[0]
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.05])
-def test_an_equation_solved_by_reverse_mode_derivatives_stays_near_its_first_loss(rate):
+def test_an_equation_solved_by_reverse_mode_derivatives_stays_near_its_first_loss():
     """Burgers' equation: every weight is used as W and as W^T, and the loss rose from 1.4 to 500."""
 
     def u(params, t, x):
@@ -113,6 +112,6 @@ def test_an_equation_solved_by_reverse_mode_derivatives_stays_near_its_first_los
         t, x, start = random.uniform(size=300), random.uniform(-1, 1, 300), random.uniform(-1, 1, 60)
         return tuple(jnp.asarray(each, jnp.float32) for each in (t, x, start))
 
-    found = losses(loss_fn, layers(2, 32, 32, 1), (points() for _ in range(100)), rate)
+    found = losses(loss_fn, layers(2, 32, 32, 1), (points() for _ in range(100)), 0.05)
     assert found.max() < 2 * found[0]
     assert found[-10:].mean() < 0.5 * found[0]
