@@ -206,7 +206,7 @@ class ElementNumbers(dict[int, np.ndarray]):
     def __missing__(self, leaf: int) -> np.ndarray:
         shape, start = self.shapes[leaf], self.starts[leaf]
         end = start + prod(shape)
-        return np.arange(start, end, dtype=np.min_scalar_type(-end)).reshape(shape)
+        return np.arange(start, end, dtype=np.int32 if end < 2**31 else np.int64).reshape(shape)
 
 
 def _numpy_of(array: Any) -> Any:

@@ -41,9 +41,7 @@ def distinct_ids(ids: ElementIds) -> ElementIds:
     """The different ids in order, like `np.unique`, by marks in place of a sort: ids are numbers of a few leaves."""
     if not ids.size:
         return ids.reshape(-1)
-    low = ids.min()
-    marked = np.zeros(ids.max() - low + 1, bool)
-    marked[(ids - low).reshape(-1)] = True
+    low, marked = _marked(ids)
     return np.flatnonzero(marked) + low
 
 
@@ -56,10 +54,17 @@ def have_common(first: ElementIds, second: ElementIds) -> bool:
     """Whether an id stands in both."""
     if not first.size or not second.size:
         return False
-    low, high = first.min(), first.max()
-    marked = np.zeros(high - low + 1, bool)
-    marked[(first - low).reshape(-1)] = True
-    return bool(marked[second[(second >= low) & (second <= high)] - low].any())
+    low, marked = _marked(first)
+    inside = (second >= low) & (second < low + marked.size)
+    return bool(marked[second[inside] - low].any())
+
+
+def _marked(ids: ElementIds) -> tuple[int, np.ndarray]:
+    """The least id, and of each number from it on whether it is among the ids."""
+    low = int(ids.min())
+    marked = np.zeros(int(ids.max()) - low + 1, bool)
+    marked[(ids - low).reshape(-1)] = True
+    return low, marked
 
 
 def repeat_alike(first: ElementIds | None, second: ElementIds | None) -> bool:
