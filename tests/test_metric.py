@@ -86,3 +86,41 @@ def test_the_sampling_ridge_counts_the_samples_that_the_averages_are_worth(x64):
             metric = metric_of(neurons[0].read(features), features.arrays)
             state = solver.update(metric, state, jnp.asarray(k + 1))
         np.testing.assert_allclose(state.inverse_count, [[np.sum(weights**2 / sizes)]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("weights", [None, (1.0, 0.0, 2.0, 0.5, 0.0, 1.0, 3.0, 1.0)])
+def test_the_fourth_moment_is_that_of_the_features_about_a_center(x64, weights):
+    """Of a dense layer, a convolution and experts, all computed from the patches or rows in NumPy."""
+    params = {
+        "w": jnp.asarray(normal(4, 3)),
+        "kernel": jnp.asarray(normal(2, 2, 3, 5)),
+        "experts": jnp.asarray(normal(3, 4, 2)),
+    }
+    x, image, expert = normal(8, 4), normal(8, 3, 3, 3), np.array([0, 2, 2, 0, 1, 2, 0, 1])
+
+    def loss_fn(params, x, image, expert):
+        convolved = jax.lax.conv_general_dilated(
+            image, params["kernel"], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        mixed = jnp.einsum("ni,nio->no", x, params["experts"][expert])
+        return jnp.tanh(x @ params["w"]).sum() + jnp.tanh(convolved).sum() + jnp.tanh(mixed).sum()
+
+    batch = jnp.asarray(x), jnp.asarray(image), jnp.asarray(expert)
+    neurons = lnb.find_neurons(loss_fn, params, *batch)
+    features = neurons.value_and_grad(params, *batch)[2]
+    share = np.ones(8) if weights is None else np.array(weights)
+    if weights is not None:
+        features = features.weighted(jnp.asarray(weights))
+    patches = [image[:, r : r + 2, c : c + 2].transpose(0, 3, 1, 2).reshape(8, -1) for r in (0, 1) for c in (0, 1)]
+    rows = {
+        "['w']": [(x, share)],
+        "['kernel']": [(np.concatenate(patches), np.tile(share, 4))],
+        "['experts']": [(x[expert == k], share[expert == k]) for k in range(3)],
+    }
+    assert {neuron.name for neuron in neurons} == rows.keys()
+    for neuron in neurons:
+        center = normal(neuron.groups, neuron.inputs, seed=5)
+        got = metric_of(neuron.read(features), features.arrays).fourth_moment(jnp.asarray(center))
+        for group, (own, weight) in enumerate(rows[neuron.name]):
+            wanted = (weight[:, None] * (own - center[group]) ** 4).sum(0) / weight.sum()
+            np.testing.assert_allclose(got[group], wanted, rtol=1e-10, err_msg=neuron.name)

@@ -33,9 +33,9 @@ def losses(loss_fn, params, batches, rate, **settings):
     return np.array(found)
 
 
-def layers(*sizes):
+def layers(*sizes, dtype=jnp.float32):
     weights = [normal(i, o, seed=k) / i**0.5 for k, (i, o) in enumerate(pairwise(sizes))]
-    return [(jnp.asarray(weight, jnp.float32), jnp.zeros(weight.shape[1])) for weight in weights]
+    return [(jnp.asarray(weight, dtype), jnp.zeros(weight.shape[1], dtype)) for weight in weights]
 
 
 def mlp(params, x):
@@ -58,6 +58,24 @@ def test_small_inputs_train_like_large_ones(scale):
     found = losses(loss_fn, layers(6, 16, 12, 4), batches, 0.02)
     assert found.max() < 1.1 * found[0]
     assert found[-10:].mean() < 0.2
+
+
+@pytest.mark.usefixtures("x64")
+def test_measurements_in_units_of_their_own_train_as_in_equal_units():
+    """Features that come with the data may be scaled one by one: the network trains alike if its weights undo that."""
+    scales, mixing = np.logspace(-3, 3, 40), normal(40, 40, seed=7) / 40**0.5
+    inputs = [normal(32, 40, seed=k) @ mixing + 1 for k in range(40)]
+
+    def loss_fn(params, x, y):
+        return jnp.square(mlp(params, x)[:, 0] - y).mean()
+
+    def train(scales):
+        (first, bias), *rest = layers(40, 200, 1, dtype=float)
+        params = [(jnp.asarray(first / scales[:, None]), bias), *rest]
+        batches = ((jnp.asarray(x * scales), jnp.asarray(np.sin(x @ mixing[0]))) for x in inputs)
+        return losses(loss_fn, params, batches, 0.05)
+
+    np.testing.assert_allclose(train(scales), train(np.ones(40)), rtol=1e-5)
 
 
 def test_a_head_that_is_the_embedding_trains():

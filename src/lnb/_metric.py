@@ -110,6 +110,10 @@ class GramMetric(Metric):
         gram, mean = self.features.gram(self.arrays)
         return (gram.reshape(mean.shape) if self.is_diagonal else gram), mean
 
+    def fourth_moment(self, center: Float[Array, "g i"]) -> Float[Array, "g i"]:
+        """E[(x - c)^4], which tells how noisy the variances of few samples are."""
+        return self.features.fourth_moment(self.arrays, center)
+
     def count(self) -> Float[Array, "#g 1"]:
         """n of this batch, the sum of its samples' weights."""
         return self.features.count(self.arrays)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lnb.solvers._low_rank import inverse_with_leading
-from lnb.solvers._statistics import ema_update, ema_weight, solve_whitened
+from lnb.solvers._statistics import ema_update, ema_weight, fourth_moment_share, ridge_of, solve_whitened
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,3 +53,15 @@ def test_whitening_solves_with_the_dense_metric(seed, shape, has_bias):
     size = np.abs(wanted).max()
     np.testing.assert_allclose(theta, wanted, rtol=0, atol=1e-9 * size)
     np.testing.assert_allclose(squared, (wanted * gradient).sum((1, 2)), rtol=0, atol=1e-9 * size)
+
+
+def test_a_ridge_has_the_unit_that_it_is_given():
+    variance = jnp.array([[1.0, 3.0, 8.0], [2.0, 0.0, 4.0]])
+    assert ridge_of(0.5, "absolute", variance).tolist() == [[0.5], [0.5]]
+    assert ridge_of(0.5, "mean variance", variance).tolist() == [[2.0], [1.0]]
+    assert ridge_of(0.5, "variance", variance).tolist() == [[0.5, 1.5, 4.0], [1.0, 1.0, 2.0]]
+
+
+def test_a_feature_that_has_not_varied_has_the_others_fourth_moment():
+    variance, fourth = jnp.array([[2.0, 0.0, 4.0], [0.0, 0.0, 0.0]]), jnp.array([[6.0, 0.0, 12.0], [0.0, 0.0, 0.0]])
+    assert fourth_moment_share(variance, fourth).tolist() == [[3.0, 3.0, 3.0], [0.0, 0.0, 0.0]]

@@ -117,10 +117,18 @@ class FeatureRead:
         if weights is None and len(self.maps) == 1:
             gram, total = self.maps[0].gram(arrays[self.sources[0]])
         else:
-            parts = [m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)]
-            x = jnp.concatenate(parts, axis=2)
-            gram, total = gram_of(x, weights)
+            gram, total = gram_of(self.matrix(arrays), weights)
         return self.repeats * gram, self.repeats * total
+
+    def matrix(self, arrays: Arrays) -> Array:
+        """X [g, n, i]."""
+        return jnp.concatenate([m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)], axis=2)
+
+    def fourth_moment(self, arrays: Arrays, center: Array) -> Array:
+        """The sum over the samples of (x - c)^4 [g, i]."""
+        fourth = jnp.square(jnp.square(self.matrix(arrays) - center[:, None]))
+        weights = self.weights(arrays)
+        return self.repeats * (fourth if weights is None else fourth * weights.astype(fourth.dtype)).sum(1)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """J^T J v for V [g, i(+1), o]."""
@@ -235,6 +243,10 @@ class FeatureSet:
             return square, mean
         grams, sums = zip(*(read.gram(arrays) for read in self.reads), strict=True)
         return reduce(jnp.add, grams) / self._count(arrays)[:, :, None], self._mean(sums, arrays)
+
+    def fourth_moment(self, arrays: Arrays, center: Array) -> Array:
+        """E[(x - c)^4] for c [g, i]."""
+        return reduce(jnp.add, [read.fourth_moment(arrays, center) for read in self.reads]) / self._count(arrays)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""

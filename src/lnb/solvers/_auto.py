@@ -15,6 +15,7 @@ from lnb.solvers._cholesky import Cholesky
 from lnb.solvers._low_rank import LowRank
 from lnb.solvers._solver import Solver, SolverChoice
 
+_MIN_DATA_RIDGE = 1e-3  # in variances
 # Samples of a batch that the choice is made for: where a sample is an example, and where it is a position or a pixel.
 _NOMINAL_SAMPLES = (256, 4096)
 
@@ -27,22 +28,25 @@ class Auto(SolverChoice):
     reads several positions or pixels of an example. The optimizer's state is thus the same for any batch, and a
     checkpoint can be restored with another batch size.
 
-    The ridge is `max(min_ridge, ridge * i / n)` times the features' mean variance, where n is the number of samples
-    that the averages are worth. The fewer samples there are for each of i directions, the noisier their variances, and
-    this ridge keeps the step from following the noise. The update does not depend on the data's scale, so that pixels
-    and measurements share one default.
+    The fewer samples the averages are worth for each of i directions, the noisier their variances. The ridge keeps the
+    step from following the noise, and does not depend on the data's scale:
 
-    Features that the network computes move as it is trained. `drift` adds to their ridge what they may have moved by
-    in so many steps. Without it, features that are small or hardly vary get steps so long that they are wrong as soon
-    as the features have moved.
+    - Features that come with the data may have units of their own, so that the ridge is one of each feature:
+      `data_ridge * i / n` times E[(x - mu)^4] / v, v being its variance, and at least v / 1000.
+    - The ridge of features that the network computes is `max(min_ridge, ridge * i / n)` times their mean variance.
+      These features move as the network is trained: `drift` adds what they may have moved by in so many steps. Without
+      it, features that are small or hardly vary get steps so long that they are wrong as soon as the features have
+      moved.
 
     Tied weights are solved by `lnb.solvers.TiedExact`, and neurons that are kept as their equations by `lnb.CG`.
 
     Args:
-        ridge: a multiple of i / n.
-        min_ridge: for neurons with many samples.
+        ridge: a multiple of i / n, for features that the network computes.
+        min_ridge: for those of neurons with many samples.
+        data_ridge: a multiple of i / n, for features that come with the data.
         update_period: steps from one renewal of a Gram matrix to the next; neurons take turns. Leading directions are
-            cheap, and are updated at every step.
+            cheap, and are updated at every step. So are Gram matrices within the budget where a sample is an example,
+            of which a batch has few.
         decay: of the moving averages, for one step.
         sample_fraction: the fraction of a batch that statistics are taken of; more where that leaves fewer than 4
             samples for each direction, which are i for a Gram matrix and `rank` otherwise. Tied weights take all.
@@ -67,6 +71,7 @@ class Auto(SolverChoice):
 
     ridge: float | Array = 10.0
     min_ridge: float | Array = 0.1
+    data_ridge: float | Array = 3.0
     update_period: int = 10
     decay: float | Array = 0.95
     sample_fraction: float = 0.25
@@ -75,7 +80,7 @@ class Auto(SolverChoice):
     budget: float = 0.1
 
     def __post_init__(self) -> None:
-        check_range(self, 0, inf, "ridge", "min_ridge", "drift", "budget")
+        check_range(self, 0, inf, "ridge", "min_ridge", "data_ridge", "drift", "budget")
         check_range(self, 0, 1, "decay")
         check_count(self, "update_period", "rank")
         check_fraction(self, "sample_fraction")
@@ -93,26 +98,32 @@ class Auto(SolverChoice):
         exact = Cholesky(self.update_period, **shared)
         if metric.structure != "gram":
             return exact.choose(neuron)
-        if metric.is_diagonal or self._is_cheap(exact, metric, neuron.outputs):
-            sampling_ridge = 0.0 if metric.is_lookup else self.ridge
+        ridges: Any = {"sampling_ridge": 0.0 if metric.is_lookup else self.ridge}
+        if not (metric.is_lookup or any(metric.features.hidden)):
+            ridges = {"ridge": _MIN_DATA_RIDGE, "ridge_unit": "variance", "sampling_ridge": self.data_ridge}
+        period = self._period(exact, metric, neuron.outputs)
+        if metric.is_diagonal or period:
             fraction = self._fraction(metric.inputs, metric.samples)
-            return replace(exact, sampling_ridge=sampling_ridge, sample_fraction=fraction)
+            return replace(exact, update_period=period or self.update_period, sample_fraction=fraction, **ridges)
         fraction = self._fraction(self.rank, metric.samples)
-        return LowRank(self.rank, **shared, sampling_ridge=self.ridge, sample_fraction=fraction)
+        return replace(LowRank(self.rank, **shared, sample_fraction=fraction), **ridges)
 
-    def _is_cheap(self, exact: Cholesky, metric: GramMetric, outputs: int) -> bool:
-        """Whether the exact solution is within the budget, or costs no more than leading directions."""
-        samples = _NOMINAL_SAMPLES[metric.sample_rank > 1]
+    def _period(self, exact: Cholesky, metric: GramMetric, outputs: int) -> int | None:
+        """The update period of the exact solution; None where it is too expensive, and leading directions cost less."""
+        is_of_examples = metric.sample_rank == 1
+        samples = _NOMINAL_SAMPLES[0 if is_of_examples else 1]
         nominal = metric.of_samples(samples)
-        own = 6.0 * metric.groups * samples * metric.inputs * outputs
+        budget = self.budget * 6.0 * metric.groups * samples * metric.inputs * outputs
         exact = replace(exact, sample_fraction=self._fraction(metric.inputs, samples))
         low_rank = LowRank(self.rank, sample_fraction=self._fraction(self.rank, samples))
 
-        def cost(solver: Solver) -> float:
+        def cost(solver: Solver, period: int) -> float:
             update, solve = solver.flops(nominal, outputs)
-            return update / solver.update_period + solve
+            return update / period + solve
 
-        return cost(exact) <= max(self.budget * own, cost(low_rank))
+        if is_of_examples and cost(exact, 1) <= budget:
+            return 1
+        return self.update_period if cost(exact, self.update_period) <= max(budget, cost(low_rank, 1)) else None
 
     def _fraction(self, directions: int, samples: int) -> float:
         return min(1.0, max(self.sample_fraction, 4 * directions / samples))

@@ -48,7 +48,7 @@ class CG(Solver):
         steps: iterations, each one product with M. One more product starts them.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
-            update does not depend on the features' scale.
+            update does not depend on the features' scale, and "variance" one of each feature's own variance.
         shrinkage: how far the variances of P are drawn towards their mean, 0 to 1.
         mean_decay: of the moving average of mu = E[x].
         square_decay: of the moving average of chi = E[x * x].
@@ -99,7 +99,7 @@ class CG(Solver):
         precondition, ridge = self._preconditioner(metric, statistics)
 
         def apply(vector: Array) -> Array:
-            return metric.product(vector) + _on_weights(metric, ridge[:, :, None] * vector)
+            return metric.product(vector) + ridge * vector
 
         solution = warm_start
         residual = gradient - apply(solution)
@@ -133,18 +133,14 @@ class CG(Solver):
         return self
 
     def _preconditioner(self, metric: Any, statistics: Any) -> tuple[Callable[[Array], Array], Array]:
-        """P, and the ridge [g, 1]."""
+        """P, and the ridge of each row of V [g, i(+1), 1]; none for a bias."""
         if metric.structure == "general":
-            return lambda vector: vector, jnp.full((1, 1), self.ridge)
+            return lambda vector: vector, jnp.full((1, 1, 1), self.ridge)
         mean = statistics.mean
         variance = shrunk_variance(metric, mean, statistics.square, self.shrinkage)
         inverse, ridge = inverse_of_diagonal(variance), ridge_of(self.ridge, self.ridge_unit, variance)
-        return lambda vector: solve_whitened(inverse, metric, mean, vector)[0], ridge
-
-
-def _on_weights(metric: Metric, vector: Array) -> Array:
-    """V [g, i(+1), o] with zeros for the bias."""
-    return vector.at[:, -1].set(0) if metric.has_bias else vector
+        rows = jnp.pad(jnp.broadcast_to(ridge, variance.shape), ((0, 0), (0, int(metric.has_bias))))
+        return lambda vector: solve_whitened(inverse, metric, mean, vector)[0], rows[:, :, None]
 
 
 def _inner(first: Array, second: Array) -> Array:

@@ -27,8 +27,9 @@ from lnb.solvers._statistics import (
     centered,
     ema_update,
     ema_weight,
-    ridge_of,
+    ridge_of_averages,
     solve_whitened,
+    unit_of,
     update_inverse_count,
 )
 from lnb.solvers._tied import TiedExact
@@ -44,6 +45,7 @@ class Gram(NamedTuple):
     mean: Array  # E[x] [g, i]
     inverse: Array  # of S + ridge [g, i, i]
     inverse_count: Array  # 1 / n of the averages' samples [g, 1]
+    fourth_moment: Array  # E[(x - mu)^4] [g, i], or [g, 0] where no ridge is made of it
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,11 @@ class Cholesky(Solver):
         decay: of the moving average of the Gram matrix, for one step; 0 keeps only the last batch's.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
         ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
-            update does not depend on the features' scale.
+            update does not depend on the features' scale, and "variance" one of each feature's own variance, so that it
+            does not depend on the scale of any.
         sampling_ridge: the ridge is at least this multiple of i / n, because n samples say little about i directions.
-            n is the number of samples that the averages are worth.
+            n is the number of samples that the averages are worth. In the unit "variance" it is a multiple of
+            E[(x - mu)^4] / variance: seldom non-zero features have few samples of their own.
         drift: for features that the network computes, the ridge is raised by (drift * d)^2, where a step moves outputs
             by d along each direction, the learning rate with `lnb.Spectral()`: the averages are some steps old.
         sample_fraction: the fraction of a batch's samples that the Gram matrix is taken of, above 0 and at most 1.
@@ -95,31 +99,40 @@ class Cholesky(Solver):
         """Averages of zero."""
         mean = (metric.groups, metric.inputs)
         gram = mean if metric.is_diagonal else (*mean, metric.inputs)
-        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram, (metric.groups, 1))))
+        fourth = mean if self.ridge_unit == "variance" else (metric.groups, 0)
+        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram, (metric.groups, 1), fourth)))
 
     def update(self, metric: GramMetric, statistics: Gram, count: Array) -> Gram:
         """Take this batch into the averages, and invert them."""
         metric = metric.subsample(self.sample_fraction)
+        has_own_units = self.ridge_unit == "variance"
         gram, mean = metric.gram()
         samples, drift = metric.count(), metric.drift(self.drift, gram.dtype)
+        fourth = metric.fourth_moment(mean) if has_own_units else statistics.fourth_moment
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
         inverse_count = update_inverse_count(statistics.inverse_count, samples, weight)
-        min_ridge = self.sampling_ridge * metric.inputs * inverse_count
         gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
+        fourth = ema_update(statistics.fourth_moment, fourth, weight)
         square = gram if metric.is_diagonal else diagonal_of(gram)  # chi
         # Rounding may leave a covariance without full rank slightly indefinite.
-        floor = jnp.finfo(gram.dtype).eps * metric.inputs * square.mean(1, keepdims=True)
+        floor = jnp.finfo(gram.dtype).eps * metric.inputs * (square if has_own_units else square.mean(1, keepdims=True))
         covariance, variance = gram, square
         if metric.has_bias:
             center = metric.bias_share**0.5 * mean
             variance = square - jnp.square(center)
             covariance = variance if metric.is_diagonal else gram - center[:, :, None] * center[:, None, :]
-        ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge) + drift
+        ridge = ridge_of_averages(self, variance, inverse_count, fourth) + drift
         if metric.is_diagonal:
             shifted = jnp.maximum(covariance, floor) + ridge
-            return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1), inverse_count)
-        eye = jnp.eye(metric.inputs, dtype=gram.dtype)
-        return Gram(gram, mean, _inverse.inverse(covariance + (floor + ridge)[:, :, None] * eye), inverse_count)
+            return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1), inverse_count, fourth)
+        shifted = covariance + (floor + ridge)[:, :, None] * jnp.eye(metric.inputs, dtype=gram.dtype)
+        if not has_own_units:
+            return Gram(gram, mean, _inverse.inverse(shifted), inverse_count, fourth)
+        # Features of very different scales are inverted in units of their own.
+        scale = 1 / jnp.sqrt(unit_of(self.ridge_unit, variance))
+        scale = jnp.where(jnp.isfinite(scale), scale, 1)
+        units = scale[:, :, None] * scale[:, None, :]
+        return Gram(gram, mean, _inverse.inverse(shifted * units) * units, inverse_count, fourth)
 
     def solve(self, metric: GramMetric, statistics: Gram, gradient: Array, warm_start: Any) -> Solution:
         """One product with the inverse."""

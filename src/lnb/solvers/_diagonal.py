@@ -36,7 +36,7 @@ class Diagonal(Solver):
     Args:
         ridge: added to the variances, in units of the features squared.
         ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
-            update does not depend on the features' scale.
+            update does not depend on the features' scale, and "variance" one of each feature's own variance.
         shrinkage: how far the variances are drawn towards their mean, 0 to 1.
         mean_decay: of the moving average of mu = E[x].
         square_decay: of the moving average of chi = E[x * x].

@@ -40,8 +40,9 @@ from lnb.solvers._statistics import (
     ema_update,
     ema_weight,
     inverse_of_diagonal,
-    ridge_of,
+    ridge_of_averages,
     solve_whitened,
+    unit_of,
     update_inverse_count,
     variance_of,
 )
@@ -55,6 +56,7 @@ class LowRankStatistics(NamedTuple):
     square: Array  # chi [g, i]
     factor: Array  # L [g, i, r]; before the first batch, where the search for it starts
     inverse_count: Array  # 1 / n of the averages' samples [g, 1]
+    fourth_moment: Array  # E[(x - mu)^4] [g, i], or [g, 0] where no ridge is made of it
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,7 @@ class LowRank(Solver):
             them.
         decay: of the moving averages, for one step.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
-        ridge_unit: "mean variance" makes the ridge a multiple of the features' mean variance instead, so that the
-            update does not depend on the features' scale.
-        sampling_ridge: the ridge is at least this multiple of i / n, because n samples say little about i directions.
-            n is the number of samples that the averages are worth.
+        ridge_unit, sampling_ridge: as in `lnb.Cholesky`.
         drift: for features that the network computes, the ridge is raised by (drift * d)^2, where a step moves outputs
             by d along each direction, the learning rate with `lnb.Spectral()`: the averages are some steps old.
         sample_fraction: the fraction of a batch's samples that the statistics are taken of, above 0 and at most 1.
@@ -108,9 +107,10 @@ class LowRank(Solver):
         """Moments of zero, and random directions to start from."""
         moments = (metric.groups, metric.inputs)
         start = _random_directions((*moments, self._rank_of(metric)), dtype)
-        zeros = (jnp.zeros(shape, dtype) for shape in (moments, moments, (metric.groups, 1)))
-        mean, square, inverse_count = zeros
-        return LowRankStatistics(mean, square, start, inverse_count)
+        fourth = moments if self.ridge_unit == "variance" else (metric.groups, 0)
+        zeros = (jnp.zeros(shape, dtype) for shape in (moments, moments, (metric.groups, 1), fourth))
+        mean, square, inverse_count, fourth_moment = zeros
+        return LowRankStatistics(mean, square, start, inverse_count, fourth_moment)
 
     def _rank_of(self, metric: GramMetric) -> int:
         return 0 if metric.is_diagonal else min(self.rank, metric.inputs)
@@ -119,16 +119,20 @@ class LowRank(Solver):
         """One power iteration on the averages with this batch in them."""
         metric = metric.subsample(self.sample_fraction)
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
-        mean, square = (ema_update(old, new, weight) for old, new in zip(statistics[:2], metric.moments(), strict=True))
+        mean, square = metric.moments()
+        fourth = metric.fourth_moment(mean) if self.ridge_unit == "variance" else statistics.fourth_moment
+        fourth = ema_update(statistics.fourth_moment, fourth, weight)
+        mean, square = ema_update(statistics.mean, mean, weight), ema_update(statistics.square, square, weight)
         inverse_count = update_inverse_count(statistics.inverse_count, metric.count(), weight)
-        if statistics.factor.shape[2] == 0:
-            return statistics._replace(mean=mean, square=square, inverse_count=inverse_count)
         factor = statistics.factor
+        if factor.shape[2] == 0:
+            return LowRankStatistics(mean, square, factor, inverse_count, fourth)
         basis = _directions(factor)
         image = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
         image = ema_update(image, _covariance_product(metric, mean, basis), weight)
         small = contract("gir,gis->grs", basis, image)
-        return LowRankStatistics(mean, square, contract("gir,gsr->gis", image, inverse_factor(small)), inverse_count)
+        factor = contract("gir,gsr->gis", image, inverse_factor(small))
+        return LowRankStatistics(mean, square, factor, inverse_count, fourth)
 
     def _diagonal(self, metric: GramMetric, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
@@ -136,10 +140,10 @@ class LowRank(Solver):
         rest = variance - jnp.square(statistics.factor).sum(2)
         # The variance is a difference of numbers as large as chi, and Woodbury's of numbers as large as 1 / E.
         eps = jnp.finfo(variance.dtype).eps
-        floor = 10 * eps * statistics.square + eps**0.5 * variance.mean(1, keepdims=True)
-        min_ridge = self.sampling_ridge * metric.inputs * statistics.inverse_count
-        ridge = ridge_of(self.ridge, self.ridge_unit, variance, min_ridge) + metric.drift(self.drift, variance.dtype)
-        shifted = jnp.maximum(rest, floor) + ridge
+        unit = unit_of("variance" if self.ridge_unit == "variance" else "mean variance", variance)
+        floor = 10 * eps * statistics.square + eps**0.5 * unit
+        ridge = ridge_of_averages(self, variance, statistics.inverse_count, statistics.fourth_moment)
+        shifted = jnp.maximum(rest, floor) + ridge + metric.drift(self.drift, variance.dtype)
         return jnp.where(shifted > 0, shifted, 1)
 
     def solve(self, metric: GramMetric, statistics: LowRankStatistics, gradient: Array, warm_start: Any) -> Solution:

@@ -19,8 +19,12 @@ from jax import Array
 from lnb._metric import GramMetric
 from lnb._numerics import vector_matrix
 
-RidgeUnit = Literal["absolute", "mean variance"]
-RIDGE_UNITS = ("absolute", "mean variance")
+RidgeUnit = Literal["absolute", "mean variance", "variance"]
+RIDGE_UNITS = ("absolute", "mean variance", "variance")
+
+
+_VARIES = 1e-20
+"""A feature with less than this share of the mean variance has not varied."""
 
 
 class Moments(NamedTuple):
@@ -66,20 +70,53 @@ def shrunk_variance(metric: GramMetric, mean: Array, square: Array, shrinkage: f
     return variance if metric.has_bias else variance + centered
 
 
-def ridge_of(ridge: float | Array, unit: RidgeUnit, variance: Array, lower_bound: Array | None = None) -> Array:
-    """The ridge [g, 1] that a solver adds to the variances [g, i] of M.
+def ridge_of(ridge: float | Array, unit: RidgeUnit, variance: Array) -> Array:
+    """The ridge that a solver adds to the variances [g, i] of M: one for all features [g, 1], or each its own [g, i].
 
     Args:
         ridge: the solver's setting.
-        unit: "absolute", or "mean variance" for a multiple of the features' mean variance.
+        unit: "absolute", or that of which the ridge is a multiple: the features' "mean variance", or each feature's own
+            "variance".
         variance: the diagonal of S [g, i].
-        lower_bound: on the setting.
     """
-    ridge = jnp.asarray(ridge, variance.dtype)
-    if lower_bound is not None:
-        ridge = jnp.maximum(ridge, lower_bound.astype(variance.dtype))
-    ridge = jnp.broadcast_to(ridge, (variance.shape[0], 1))
-    return ridge * variance.mean(1, keepdims=True) if unit == "mean variance" else ridge
+    ridge = jnp.broadcast_to(jnp.asarray(ridge, variance.dtype), (variance.shape[0], 1))
+    return ridge if unit == "absolute" else ridge * unit_of(unit, variance)
+
+
+def unit_of(unit: RidgeUnit, variance: Array) -> Array:
+    """The unit of a relative ridge [g, 1 or i]; a feature that has not varied has the mean variance."""
+    mean = variance.mean(1, keepdims=True)
+    return mean if unit == "mean variance" else jnp.where(variance > _VARIES * mean, variance, mean)
+
+
+def ridge_of_averages(solver: Any, variance: Array, inverse_count: Array, fourth_moment: Array) -> Array:
+    """The ridge [g, 1 or i] of a solver whose statistics are averages of few samples.
+
+    In the unit "variance", the sampling ridge of a feature is a multiple of E[(x - mu)^4] / v, three times its variance
+    v if it is normal. The variance of n samples is off by the root of E[(x - mu)^4] / n, and by far more for a feature
+    that is seldom non-zero than for one that always varies.
+
+    Args:
+        solver: with the settings `ridge`, `ridge_unit` and `sampling_ridge`.
+        variance: the diagonal of S [g, i].
+        inverse_count: 1 / n [g, 1].
+        fourth_moment: E[(x - mu)^4] [g, i] in the unit "variance".
+    """
+    unit = solver.ridge_unit
+    least = jnp.asarray(solver.sampling_ridge * variance.shape[1], variance.dtype) * inverse_count
+    if unit == "mean variance":
+        least = least * unit_of(unit, variance)
+    if unit == "variance":
+        least = least * fourth_moment_share(variance, fourth_moment)
+    return jnp.maximum(ridge_of(solver.ridge, unit, variance), least)
+
+
+def fourth_moment_share(variance: Array, fourth_moment: Array) -> Array:
+    """E[(x - mu)^4] / v [g, i]; of the means for a feature that has not varied."""
+    means = [moment.mean(1, keepdims=True) for moment in (fourth_moment, variance)]
+    varies = variance > _VARIES * means[1]
+    fourth, square = (jnp.where(varies, own, mean) for own, mean in zip((fourth_moment, variance), means, strict=True))
+    return fourth / jnp.where(square > 0, square, 1)
 
 
 def update_inverse_count(old: Array, count: Array, weight: Array) -> Array:

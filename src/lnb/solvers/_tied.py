@@ -47,7 +47,7 @@ class TiedExact(Solver):
         update_period: steps from one renewal to the next; the first `update_period` steps all renew them.
         decay: of the moving averages of the Gram matrices, for one step.
         ridge: added to the diagonal of M for the weights, in units of the features squared.
-        ridge_unit: "mean variance" makes the ridge a multiple of the mean diagonal of M instead.
+        ridge_unit: "mean variance" and "variance" make the ridge a multiple of the mean diagonal of M instead.
         sample_fraction: the fraction of a batch's samples that the Gram matrices are taken of, above 0 and at most 1.
         max_inputs: a Gram matrix of more features than this is kept by its diagonal.
         drift: for features that the network computes, the ridge is raised by (drift * d)^2, where a step moves outputs
@@ -130,7 +130,7 @@ class TiedExact(Solver):
         if second.has_bias:
             right = right - beside * columns.mean[None, :]
         diagonal = share * rows.values[:, None] + other * columns.values[None, :]
-        ridge = self.ridge * (diagonal.mean() if self.ridge_unit == "mean variance" else 1)
+        ridge = self.ridge * (1 if self.ridge_unit == "absolute" else diagonal.mean())
         left, right_drift = (side.drift(self.drift, diagonal.dtype) for side in metric.sides)
         diagonal = diagonal + ridge + share * left[:, None] + other * right_drift[None, :]
         weight = _rotate(rows.vectors.T, columns.vectors, right) / jnp.where(diagonal > 0, diagonal, 1)
