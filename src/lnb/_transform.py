@@ -22,6 +22,7 @@ from lnb._neuron import Neuron
 from lnb._neurons import Neurons, identity_masks, identity_parts, sum_parts
 from lnb._numerics import as_statistics, statistics_dtype
 from lnb._replicas import Axes, as_axes, axes_apart, known_axes
+from lnb._sharding import laid_out
 from lnb._solve_groups import SolveGroup, plan_groups, update_statistics
 from lnb.solvers import Auto
 from lnb.solvers._assignment import AnySolverChoice
@@ -212,7 +213,7 @@ class _Algorithm2:
     def init(self, params: Any) -> LNBState:
         """The state before the first step."""
         leaves = self._trained(self.neurons.leaves_of(params, "params"))
-        return self._init(leaves)
+        return laid_out(self._init, leaves, self.plan(frozenset(leaves)).groups)
 
     def _init(self, leaves: dict[int, Array]) -> LNBState:
         trained, leaves = frozenset(leaves), as_statistics(leaves)

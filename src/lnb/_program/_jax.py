@@ -300,8 +300,8 @@ def is_region(primitive: Any) -> bool:
 def axes_in_scope() -> tuple[Any, ...]:
     """The names of the mapped axes in force, of `shard_map`, `pmap` and `vmap` alike.
 
-    JAX exports them for its own libraries alone, from `jax.core` before it was from `jax.extend.core`. Without, the axes
-    of `vmap` are missing.
+    JAX exports them for its own libraries, first from `jax.core` and later from `jax.extend.core`. Without, the axes of
+    `vmap` are missing.
     """
     name = "unsafe_get_axis_names_DO_NOT_USE"
     exported = getattr(jex, name, None) or getattr(jax.core, name, None)
