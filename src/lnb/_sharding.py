@@ -122,12 +122,12 @@ def _split(tree: PyTree, mesh: Any, axes: tuple[str, ...]) -> PyTree:
     """The shardings of a neuron's arrays, whose parameters are split over these axes."""
 
     def split(array: Any) -> NamedSharding:
-        for used in (axes[:count] for count in range(len(axes), 0, -1)):
-            parts = prod(mesh.shape[axis] for axis in used)
+        for count in range(len(axes), 0, -1):
+            parts = prod(mesh.shape[axis] for axis in axes[:count])
             fits = [k for k, size in enumerate(array.shape) if size and size % parts == 0]
             if fits:
                 largest = max(fits, key=lambda k: array.shape[k])
-                return NamedSharding(mesh, PartitionSpec(*(None,) * largest, used if len(used) > 1 else used[0]))
+                return NamedSharding(mesh, PartitionSpec(*(None,) * largest, axes[:count] if count > 1 else axes[0]))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(split, tree)
