@@ -6,6 +6,7 @@ from lnb._metric import Metric as Metric
 from lnb._neuron import Neuron as Neuron
 from lnb._neurons import Neurons as Neurons
 from lnb._neurons import find_neurons as find_neurons
+from lnb._sharding import state_sharding as state_sharding
 from lnb._transform import lnb as lnb
 from lnb._transform import scale_by_lnb as scale_by_lnb
 from lnb._version import __version__ as __version__

@@ -15,31 +15,38 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 
-def with_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Any = None) -> Any:
+def with_automatic_axes(function: Callable[..., Any], *arguments: Any, like: Any = None, out: Any = None) -> Any:
     """`function(*arguments)`, traced with every explicit axis of the arguments' mesh automatic.
 
     Args:
         function: of trees of arrays.
         *arguments: its arguments.
-        like: a tree of the result's structure; each array of the result is sharded like the one in its place. None: the
-            result is replicated.
+        like: a tree of the result's structure; each array of the result is sharded like the one in its place.
+        out: the result's shardings, where `like` is None. None: the result is replicated.
     """
     mesh = _explicit_mesh(arguments)
     if mesh is None:
         return function(*arguments)
-    shardings = NamedSharding(mesh, PartitionSpec())
+    shardings = NamedSharding(mesh, PartitionSpec()) if out is None else out
     if like is not None:
         shardings = jax.tree.map(lambda array: _sharding_on(mesh, array), like)
-    return auto_axes(function, out_sharding=shardings)(*arguments)
+    return auto_axes(function, axes=_explicit_axes(mesh), out_sharding=shardings)(*arguments)
+
+
+def explicit_axes_of(array: Any) -> tuple[str, ...]:
+    """The explicit axes of the mesh that an array is typed with."""
+    mesh = getattr(getattr(jax.typeof(array), "sharding", None), "mesh", None)
+    return () if mesh is None else _explicit_axes(mesh)
+
+
+def _explicit_axes(mesh: Any) -> tuple[str, ...]:
+    kinds = mesh.axis_types or ()
+    return tuple(name for name, kind in zip(mesh.axis_names, kinds, strict=False) if kind == AxisType.Explicit)
 
 
 def _explicit_mesh(tree: Any) -> Any:
     """The mesh that an array of the tree is typed with, if one of its axes is explicit."""
-    for array in jax.tree.leaves(tree):
-        mesh = getattr(getattr(jax.typeof(array), "sharding", None), "mesh", None)
-        if mesh is not None and AxisType.Explicit in (mesh.axis_types or ()):
-            return mesh
-    return None
+    return next((jax.typeof(array).sharding.mesh for array in jax.tree.leaves(tree) if explicit_axes_of(array)), None)
 
 
 def _sharding_on(mesh: Any, array: Any) -> NamedSharding:

@@ -12,7 +12,7 @@ None has a ridge. Axis letters: g groups, n samples, i inputs (features), o outp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -33,8 +33,8 @@ class Metric:
     """The metric of a neuron in one batch.
 
     Neurons that read the same features have equal metrics, whatever their outputs. A metric without arrays has sizes
-    only: solvers get one when they make room for their statistics. Metrics are pytrees whose leaves are `arrays` and
-    `distance`.
+    only: solvers get one when they make room for their statistics. Where replicas share their statistics, the metric is
+    that of all of them together. Metrics are pytrees whose leaves are `arrays` and `distance`.
 
     Fields:
         structure: "gram", "tied" or "general". A metric of structure "gram" has the methods of `GramMetric` too, and a
@@ -129,7 +129,7 @@ class GramMetric(Metric):
         return jnp.square(moved) * hidden.astype(dtype)
 
     def subsample(self, fraction: float) -> GramMetric:
-        """The metric of at least this fraction of the samples, every k-th."""
+        """The metric of at least this fraction of the samples, every k-th, k a power of two."""
         features, arrays = self.features.subsample(self.arrays, fraction)
         return self if features is self.features else _gram_metric(features, tuple(arrays), self.distance)
 
@@ -176,14 +176,22 @@ for _kind in (GramMetric, TiedMetric, GeneralMetric):
     jax.tree_util.register_dataclass(_kind, data_fields=["arrays", "distance"], meta_fields=_static)
 
 
-def metric_of(features: AnyFeatureSet, arrays: Sequence[Any] = (), distance: Any = 0.0) -> Any:
+def metric_of(
+    features: AnyFeatureSet, arrays: Sequence[Any] = (), distance: Any = 0.0, shared: tuple[Any, ...] = ()
+) -> Any:
     """The metric of a feature set.
 
     Args:
         features: a neuron's feature set, from `Neuron.features` or, for one batch, from `Neuron.read`.
         arrays: the arrays of that batch's `Features`; without them the metric has sizes only.
         distance: see `Metric`.
+        shared: the mapped axes whose replicas share statistics.
     """
+    if isinstance(features, TiedFeatureSet):
+        first, second = (replace(side, shared=shared) for side in (features.first, features.second))
+        features = replace(features, first=first, second=second)
+    else:
+        features = replace(features, shared=shared)
     if isinstance(features, JacobianFeatures):
         sizes = features.groups, features.inputs, features.has_bias, features.samples
         return GeneralMetric("general", *sizes, False, features, tuple(arrays), distance)

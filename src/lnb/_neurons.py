@@ -252,6 +252,7 @@ def find_neurons(
     strict: bool = False,
     ignore: str | Sequence[str] = (),
     names: Sequence[str] | None = None,
+    axis_sizes: Mapping[Any, int] | None = None,
     **kwargs: Any,
 ) -> Neurons:
     """Find every linear function of a network by tracing its loss.
@@ -267,6 +268,8 @@ def find_neurons(
             stands for all that lies below it.
         names: of the leaves of `params`, in their order, to be printed in place of their paths: those of a list of
             variables, as Keras has them, say nothing.
+        axis_sizes: the mapped axes that the loss names, as in `jax.lax.pmean(.., "batch")`, and their sizes. Not
+            needed inside of the map.
 
     Returns:
         The neurons. Print them to see what is covered, and what is not and why.
@@ -302,7 +305,17 @@ def find_neurons(
                 "floating-point or complex arrays can be trained: pass it to the loss as an argument of its own."
             )
     ignored = _ignored(ignore, [path for path, _ in with_paths], paths)
-    found, _, _ = _trace(loss_fn, params, args, kwargs, has_aux, paths, ignored)
+    traces: list[Plan] = []
+
+    def search() -> None:
+        traces.append(_trace(loss_fn, params, args, kwargs, has_aux, paths, ignored)[0])
+
+    try:
+        jax.make_jaxpr(search, axis_env=tuple(axis_sizes.items()))() if axis_sizes else search()
+    except NameError as error:
+        error.add_note("If the loss names a mapped axis, give `find_neurons` its size: `axis_sizes={'batch': 8}`.")
+        raise
+    (found,) = traces
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for _, leaf in with_paths)
     keys = tuple(path for path, _ in with_paths)
     neurons = Neurons(loss_fn, has_aux, treedef, keys, paths, shapes, ignored, found)

@@ -6,7 +6,7 @@ that are not updated at every step are updated in turn, group by group, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -73,11 +73,21 @@ class SolveGroup:
         assert features is not None
         return metric_of(features)
 
-    def metric(self, features: Features, distance: Any = 0.0) -> Metric:
-        """The neurons' metric in this batch, where a step moves outputs this far."""
+    def leaves_of(self, tree: Mapping[int, Any]) -> list[Any]:
+        """The leaves that are the neurons'."""
+        return [tree[leaf] for neuron in self.neurons for leaf in neuron.leaves]
+
+    def arrays(self, features: Features) -> list[Array]:
+        """What the forward pass recorded of the features that the neurons read."""
         feature_set = self.neurons[0].read(features)
         assert feature_set is not None
-        return metric_of(feature_set, features.arrays, distance)
+        return [features.arrays[place] for read in feature_set.reads for place in read.places]
+
+    def metric(self, features: Features, distance: Any = 0.0, shared: tuple[Any, ...] = ()) -> Metric:
+        """The neurons' metric in this batch, of all replicas along these axes, where a step moves outputs this far."""
+        feature_set = self.neurons[0].read(features)
+        assert feature_set is not None
+        return metric_of(feature_set, features.arrays, distance, shared)
 
     def update(self, metric: Metric, statistics: Any, batches: Array, finite: Array | bool) -> Any:
         """Take a batch into the statistics, if it is finite.

@@ -17,9 +17,12 @@ from jax import Array
 from lnb._batch import Features
 from lnb._checks import check_number
 from lnb._explicit_axes import with_automatic_axes
+from lnb._metric import Metric
 from lnb._neuron import Neuron
 from lnb._neurons import Neurons, identity_masks, identity_parts, sum_parts
 from lnb._numerics import as_statistics, statistics_dtype
+from lnb._replicas import Axes, as_axes, axes_apart, known_axes
+from lnb._sharding import laid_out
 from lnb._solve_groups import SolveGroup, plan_groups, update_statistics
 from lnb.solvers import Auto
 from lnb.solvers._assignment import AnySolverChoice
@@ -46,7 +49,7 @@ class LNBState(NamedTuple):
 
 
 def scale_by_lnb(
-    neurons: Neurons, *, solver: AnySolverChoice = Auto(), step: StepRule = Spectral()
+    neurons: Neurons, *, solver: AnySolverChoice = Auto(), step: StepRule = Spectral(), axis_name: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Precondition the gradient by every neuron's metric, theta = M^-1 g, and give the direction its length.
 
@@ -58,6 +61,10 @@ def scale_by_lnb(
         solver: how M theta = g is solved, for all neurons; or a function that gives each neuron its solver.
         step: how far a step goes along theta, `lnb.Spectral()`, `lnb.Norm()` or `lnb.Polyak()`. With `lnb.Polyak()`
             call `update` with `value=loss` too.
+        axis_name: for an update inside of `jax.shard_map`, `jax.pmap` or `jax.vmap`, the mapped axis, or a tuple of
+            them, over whose replicas the batch is split. Replicas that average their gradients must share the
+            statistics too, or they part. By default the axes are taken from the types: those along which features vary
+            and gradients do not. `()` for replicas that are meant to keep statistics of their own.
 
     Returns:
         A transformation whose `update(grads, state, params, features=features)` takes the features from
@@ -70,11 +77,15 @@ def scale_by_lnb(
         ValueError: the solver does not support a neuron's metric; at the update, `features` are missing or are not
             these neurons'.
 
+    Warns:
+        UserWarning: at the update, `axis_name` is not given, and the types do not tell which mapped axes are replicas':
+            those of `pmap`, `vmap` and `shard_map(check_vma=False)` do not.
+
     Source: Algorithm 2 and section 3.4 of the paper; `lnb.Spectral` for the default step.
     """
     import optax
 
-    return _algorithm_2(neurons, solver, step, 0.0, False, 0.0, optax.identity())
+    return _algorithm_2(neurons, solver, step, 0.0, False, 0.0, optax.identity(), axis_name)
 
 
 def lnb(
@@ -86,6 +97,7 @@ def lnb(
     gradient_decay: float = 0.9,
     nesterov: bool = True,
     weight_decay: float = 1e-4,
+    axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Online linear neuron boosting (Algorithm 2): train with each linear function's features whitened.
 
@@ -101,6 +113,7 @@ def lnb(
         gradient_decay: of the moving average of the gradient, corrected for its start at zero; 0 for none.
         nesterov: step along the average as it will be after one more gradient like this one.
         weight_decay: rho of Algorithm 2; the parameters shrink by learning_rate * weight_decay a step.
+        axis_name: as in `scale_by_lnb`: inside of a map, the axis over which the gradients are averaged.
 
     Returns:
         An optimizer: `init(params)`, then `update(grads, state, params, features=features)`.
@@ -129,7 +142,7 @@ def lnb(
     check_number("`gradient_decay`", gradient_decay, 0, 1)
     check_number("`weight_decay`", weight_decay, 0, inf)
     scaling = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_learning_rate(learning_rate))
-    return _algorithm_2(neurons, solver, step, gradient_decay, nesterov, learning_rate, scaling)
+    return _algorithm_2(neurons, solver, step, gradient_decay, nesterov, learning_rate, scaling, axis_name)
 
 
 def _algorithm_2(
@@ -140,6 +153,7 @@ def _algorithm_2(
     nesterov: bool,
     learning_rate: optax.ScalarOrSchedule,
     scaling: optax.GradientTransformation,
+    axis_name: Any,
 ) -> optax.GradientTransformationExtraArgs:
     """Algorithm 2; `scaling` follows line 14, and has the learning rate."""
     import optax
@@ -150,7 +164,8 @@ def _algorithm_2(
         raise TypeError(
             f"`step` must be a step rule such as `lnb.Spectral()`, `lnb.Norm()` or `lnb.Polyak()`, got {step!r}."
         )
-    algorithm = _Algorithm2(neurons, solver, step, gradient_decay, nesterov, learning_rate, scaling)
+    axes = as_axes(axis_name)
+    algorithm = _Algorithm2(neurons, solver, step, gradient_decay, nesterov, learning_rate, scaling, axes)
     # A solver that does not fit is refused here, not at the first update.
     algorithm.plan(frozenset(range(neurons.treedef.num_leaves)) - neurons.ignored_leaves)
     return optax.GradientTransformationExtraArgs(algorithm.init, algorithm.update)
@@ -176,6 +191,7 @@ class _Algorithm2:
         nesterov: bool,
         learning_rate: optax.ScalarOrSchedule,
         scaling: optax.GradientTransformation,
+        axes: Axes,
     ) -> None:
         self.neurons = neurons
         self.solver = solver
@@ -184,6 +200,7 @@ class _Algorithm2:
         self.nesterov = nesterov
         self.learning_rate = learning_rate
         self.scaling = scaling
+        self.axes = axes
         self.averages = not isinstance(gradient_decay, (int, float)) or gradient_decay > 0
         self.plan = cache(self._plan)
         self._layouts: dict[frozenset[int], Any] = {}  # of the state, by the leaves that are trained
@@ -195,7 +212,8 @@ class _Algorithm2:
 
     def init(self, params: Any) -> LNBState:
         """The state before the first step."""
-        return self._init(self._trained(self.neurons.leaves_of(params, "params")))
+        leaves = self._trained(self.neurons.leaves_of(params, "params"))
+        return laid_out(self._init, leaves, self.plan(frozenset(leaves)).groups)
 
     def _init(self, leaves: dict[int, Array]) -> LNBState:
         trained, leaves = frozenset(leaves), as_statistics(leaves)
@@ -273,6 +291,11 @@ class _Algorithm2:
         features: Features,
         value: Any,
     ) -> tuple[dict[int, Array], LNBState]:
+        axes = known_axes(self.axes)
+
+        def shared(group: SolveGroup) -> tuple[Any, ...]:
+            return axes_apart(group.arrays(features), group.leaves_of(latest)) if axes is None else axes
+
         plan = self.plan(frozenset(latest))
         types = {k: leaf.dtype for k, leaf in latest.items()}
         latest, own = as_statistics((latest, params))
@@ -284,8 +307,14 @@ class _Algorithm2:
         rate: Any = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
         directions = sum(neuron.groups * min(neuron.inputs, neuron.outputs) for neuron in plan.neurons)
         distance = self.step.distance(rate, directions)
-        solved = _solve(plan, gradients, features, state, _is_finite(plan, latest), self.step, distance)
+        finite = _is_finite(plan, latest)
+        if axes:
+            finite = jax.lax.psum(jnp.where(finite, 0, 1), axes) == 0
+        metrics = [group.metric(features, distance, shared(group)) for group in plan.groups]
+        solved = _solve(plan, gradients, metrics, state, finite, self.step)
         unscaled, finite = solved.steps, solved.finite
+        if value is not None and axes != ():
+            value = jax.lax.pmean(value, axes or axes_apart([value], latest.values()))
         factor = self.step.whole(solved.squared_norm, value)
         if factor is not None:
             unscaled = {k: leaf * factor.astype(leaf.dtype) for k, leaf in unscaled.items()}
@@ -373,17 +402,15 @@ class _Solved(NamedTuple):
 def _solve(
     plan: _Plan,
     gradients: dict[int, Array],
-    features: Features,
+    metrics: Sequence[Metric],
     state: LNBState,
     finite: Array,
     rule: StepRule,
-    distance: Any,
 ) -> _Solved:
     """Solve for the directions of all leaves (Algorithm 2, lines 5 to 11), and take each neuron's step along its own.
 
-    `finite` tells whether the batch's gradients are finite, and `distance` how far a step moves outputs.
+    `metrics` are the groups', and `finite` tells whether the batch's gradients are finite.
     """
-    metrics = [group.metric(features, distance) for group in plan.groups]
     with jax.named_scope("lnb_statistics"):
         statistics = update_statistics(
             plan.groups, metrics, state.statistics, state.step, state.refresh_offsets, finite

@@ -300,6 +300,50 @@ def test_a_lookup_has_the_parameters_that_are_read():
     assert isinstance(equation.parameters["mode"], lax.GatherScatterMode)
 
 
+def over_devices(function, *, check_vma):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=check_vma))
+
+
+def test_the_mapped_axes_in_force_are_known():
+    found = []
+
+    def note(x):
+        found.append(_jax.axes_in_scope())
+        return x
+
+    x = jnp.ones((2, 3))
+    jax.vmap(note)(x)
+    jax.vmap(jax.vmap(note, axis_name="inner"), axis_name="outer")(x)
+    jax.pmap(note, axis_name="d")(x)
+    for check_vma in (True, False):
+        over_devices(note, check_vma=check_vma)(x)
+    assert [set(axes) for axes in found] == [set(), {"inner", "outer"}, {"d"}, {"d"}, {"d"}]
+    assert _jax.axes_in_scope() == ()
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_type_tells_along_which_axes_an_array_may_differ_if_the_map_checks_types(check_vma):
+    found = []
+
+    def note(x):
+        found[:] = map(_jax.varying_axes, (x, lax.psum(x, "d"), jnp.ones(3), lax.axis_index("d")))
+        return x
+
+    over_devices(note, check_vma=check_vma)(jnp.ones((2, 3)))
+    varying = frozenset({"d"} if check_vma else ())
+    assert found == [varying, frozenset(), frozenset(), varying]
+    assert _jax.varying_axes(X) == frozenset()
+
+
+def test_a_weight_that_is_laid_out_anew_is_the_same_weight():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    split, whole = (jax.sharding.NamedSharding(mesh, spec) for spec in (P("d"), P()))
+    weight, x = jax.device_put(jnp.ones((4, 2)), split), jax.device_put(X, whole)
+    (neuron,) = lnb.find_neurons(lambda w, x: jnp.sum(x @ jax.sharding.reshard(w, whole)), weight, x)
+    assert (neuron.kind, neuron.inputs, neuron.outputs) == ("dense", 4, 2)
+
+
 def test_operations_that_jax_does_not_list_are_found_whatever_is_in_force():
     """The examples are traced apart from the caller's mesh, trace and settings."""
     expected = unlisted()

@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from lnb._features._map import Arrays, FeatureMap, SampleWeight, is_sampled
 from lnb._features._ragged import RaggedRead
@@ -151,7 +151,8 @@ class FeatureSet:
     """The features of a neuron over all its uses, with the constant feature 1 last where it has a bias.
 
     Packed parameters V are [g, i(+1), o]. n is the total over the uses. `hidden` tells of the features of each
-    weight whether they depend on parameters, and so move as these are trained.
+    weight whether they depend on parameters, and so move as these are trained. Sums and counts are those of all
+    replicas along the mapped axes `shared`.
     """
 
     reads: tuple[FeatureRead | RaggedRead, ...]
@@ -160,6 +161,7 @@ class FeatureSet:
     has_bias: bool
     is_diagonal: bool
     hidden: tuple[bool, ...]
+    shared: tuple[Any, ...] = ()
 
     @property
     def has_diagonal_gram(self) -> bool:
@@ -180,11 +182,11 @@ class FeatureSet:
 
     def count(self, arrays: Arrays) -> Array:
         """n of this batch [g or 1, 1]: the sum of its samples' weights."""
-        return reduce(jnp.add, [read.count(arrays) for read in self.reads])
+        return self._count_of(self.reads, arrays)
 
     def bias_square(self, arrays: Arrays) -> Array:
         """E[c^2] of this batch [g or 1, 1]: `bias_share`, or 0 where the region that adds the bias did not run."""
-        return reduce(jnp.add, [r.count(arrays) for r in self.reads if r.has_bias]) / self._count(arrays)
+        return self._count_of([read for read in self.reads if read.has_bias], arrays) / self._count(arrays)
 
     def reindexed(self, places: Mapping[int, int]) -> FeatureSet:
         """The same features, read from other places in `Features.arrays`."""
@@ -214,8 +216,11 @@ class FeatureSet:
         return max(read.sample_rank for read in self.reads)
 
     def subsample(self, arrays: Arrays, share: float) -> tuple[FeatureSet, Arrays]:
-        """The features of at least this share of the samples, every k-th, and the arrays that they are read from."""
-        every = int(1 / share + 1e-6)
+        """The features of at least this share of the samples, every k-th, and the arrays that they are read from.
+
+        k is a power of two, so that parts of a batch whose sizes it divides give the samples that the whole batch does.
+        """
+        every = 1 << int(1 / share + 1e-6).bit_length() - 1
         if every == 1:
             return self, arrays
         reads, subsampled = [], list(arrays)
@@ -231,7 +236,7 @@ class FeatureSet:
         With a bias, mu is taken over the samples to which the bias is added.
         """
         means, squares = zip(*(read.sums(arrays) for read in self.reads), strict=True)
-        return self._mean(means, arrays), reduce(jnp.add, squares) / self._count(arrays)
+        return self._mean(means, arrays), self._sum(squares) / self._count(arrays)
 
     def gram(self, arrays: Arrays) -> tuple[Array, Array]:
         """E[x x^T] [g, i, i], or its diagonal [g, i] where it is diagonal, and mu [g, i].
@@ -242,21 +247,31 @@ class FeatureSet:
             mean, square = self.moments(arrays)
             return square, mean
         grams, sums = zip(*(read.gram(arrays) for read in self.reads), strict=True)
-        return reduce(jnp.add, grams) / self._count(arrays)[:, :, None], self._mean(sums, arrays)
+        return self._sum(grams) / self._count(arrays)[:, :, None], self._mean(sums, arrays)
 
     def fourth_moment(self, arrays: Arrays, center: Array) -> Array:
         """E[(x - c)^4] for c [g, i]."""
-        return reduce(jnp.add, [read.fourth_moment(arrays, center) for read in self.reads]) / self._count(arrays)
+        return self._sum([read.fourth_moment(arrays, center) for read in self.reads]) / self._count(arrays)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""
         products = [read.product(arrays, vector) for read in self.reads]
-        return reduce(jnp.add, products) / self._count(arrays)[:, :, None]
+        return self._sum(products) / self._count(arrays)[:, :, None]
 
     def _mean(self, sums: Sequence[Array], arrays: Arrays) -> Array:
         used = [(s, r) for s, r in zip(sums, self.reads, strict=True) if r.has_bias or not self.has_bias]
-        count = reduce(jnp.add, [read.count(arrays) for _, read in used])
-        return reduce(jnp.add, [s for s, _ in used]) / jnp.where(count > 0, count, 1)
+        count = self._count_of([read for _, read in used], arrays)
+        return self._sum([s for s, _ in used]) / jnp.where(count > 0, count, 1)
+
+    def _sum(self, parts: Sequence[Array]) -> Array:
+        return lax.psum(reduce(jnp.add, parts), self.shared)
+
+    def _count_of(self, reads: Sequence[FeatureRead | RaggedRead], arrays: Arrays) -> Array:
+        """n of these uses; a number that no batch changes is not sent between replicas."""
+        count = reduce(jnp.add, [read.count(arrays) for read in reads])
+        if any(read.may_be_passed_over for read in reads):
+            return lax.psum(count, self.shared)
+        return count * lax.psum(1.0, self.shared) if self.shared else count
 
     def _count(self, arrays: Arrays) -> Array:
         """n, or 1 where nothing ran: the sums are zero then."""

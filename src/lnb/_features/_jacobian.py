@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from lnb._features._map import Arrays, align
 from lnb._features._weight_read import WeightRead
@@ -108,7 +108,8 @@ class JacobianRead:
 class JacobianFeatures:
     """The features of a neuron of no canonical form.
 
-    Its parameters are packed one after the other, [1, i, 1].
+    Its parameters are packed one after the other, [1, i, 1]. Sums and counts are those of all replicas along the mapped
+    axes `shared`.
     """
 
     reads: tuple[JacobianRead | WeightRead, ...]
@@ -116,6 +117,7 @@ class JacobianFeatures:
     inputs: int
     groups: int = 1
     has_bias: bool = False
+    shared: tuple[Any, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -171,4 +173,5 @@ class JacobianFeatures:
         for read in self.reads:
             total = total + self.ravel(read.product(arrays, shapes, change)).astype(vector.dtype)
         count = reduce(jnp.add, [read.count(arrays) for read in self.reads])
+        total, count = lax.psum((total, count), self.shared)
         return total / jnp.where(count > 0, count, 1).astype(vector.dtype)

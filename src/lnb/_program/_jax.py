@@ -15,11 +15,12 @@ from threading import Thread
 from typing import Any
 
 import jax
+import jax.core
 import jax.extend.core as jex
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import primitives
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 
 class NotUnderstoodError(Exception):
@@ -210,6 +211,7 @@ class Unlisted:
         vary: the mark of a value that all devices of a map share, where it meets one that they do not.
         ragged_dot: of `jax.lax.ragged_dot`.
         unstack: of `jax.lax.unstack`.
+        reshard: of `jax.sharding.reshard`.
     """
 
     checkpoint: Any
@@ -219,6 +221,7 @@ class Unlisted:
     vary: Any
     ragged_dot: Any
     unstack: Any
+    reshard: Any
 
 
 @cache
@@ -245,13 +248,21 @@ def _unlisted() -> Unlisted:
         vary=_primitive(inside[0] if inside else None),
         ragged_dot=_primitive(_example(lambda x: jax.lax.ragged_dot(x[None], x[None, None], jnp.ones(1, jnp.int32)))),
         unstack=_primitive(_example(lambda x: jax.lax.unstack(x))),
+        reshard=_primitive(_example(_laid_out)),
     )
 
 
+def _mesh(kind: AxisType) -> AbstractMesh:
+    return AbstractMesh((1,), ("device",), axis_types=(kind,))
+
+
 def _over_devices(x: Any) -> Any:
-    mesh = AbstractMesh((1,), ("device",), axis_types=(AxisType.Auto,))
     split, whole = PartitionSpec("device"), PartitionSpec()
-    return jax.shard_map(jnp.add, mesh=mesh, in_specs=(whole, split), out_specs=split)(x, x)
+    return jax.shard_map(jnp.add, mesh=_mesh(AxisType.Auto), in_specs=(whole, split), out_specs=split)(x, x)
+
+
+def _laid_out(x: Any) -> Any:
+    return jax.sharding.reshard(x, NamedSharding(_mesh(AxisType.Explicit), PartitionSpec()))
 
 
 def _example(function: Callable[[Any], Any]) -> Any:
@@ -285,3 +296,23 @@ def _regions() -> frozenset[Any]:
 def is_region(primitive: Any) -> bool:
     """Whether an operation runs its jaxpr in a way of its own: the search may enter it, and it is never inlined."""
     return primitive in _regions()
+
+
+def axes_in_scope() -> tuple[Any, ...]:
+    """The names of the mapped axes in force, of `shard_map`, `pmap` and `vmap` alike.
+
+    JAX exports them for its own libraries, first from `jax.core` and later from `jax.extend.core`. Without, the axes of
+    `vmap` are missing.
+    """
+    name = "unsafe_get_axis_names_DO_NOT_USE"
+    exported = getattr(jex, name, None) or getattr(jax.core, name, None)
+    return tuple(exported()) if exported else jax.sharding.get_abstract_mesh().manual_axes
+
+
+def varying_axes(array: Any) -> frozenset[Any]:
+    """The mapped axes that an array may differ along by its type; none but in a `shard_map` that checks types.
+
+    JAX 0.10 moved them into an attribute of the type's own.
+    """
+    kind = jax.typeof(array)
+    return kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", frozenset())

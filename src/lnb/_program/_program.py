@@ -125,7 +125,8 @@ class _Builder:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, jex.Literal):
-                key = (str(atom.aval), np.asarray(atom.val).tobytes())
+                # With explicit axes a literal belongs to a mesh.
+                key = (str(atom.aval), getattr(atom.aval, "sharding", None), np.asarray(atom.val).tobytes())
                 return self.constant(atom.val, atom.aval, key)
             return environment[atom]
 

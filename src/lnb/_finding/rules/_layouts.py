@@ -59,12 +59,16 @@ def is_layout(equation: Equation) -> bool:
 @cache
 def layout_primitives() -> frozenset[Any]:
     """The operations whose rule is `lay_out`."""
-    return frozenset({*_LAYOUTS, *_SAME, unlisted().name, unlisted().vary})
+    return frozenset({*_LAYOUTS, *_SAME, *_unlisted_same()})
+
+
+def _unlisted_same() -> tuple[Any, ...]:
+    return unlisted().name, unlisted().vary, unlisted().reshard
 
 
 def keeps_elements(equation: Equation) -> bool:
     """Whether each element of the output is the same of the input, but for its type."""
-    return equation.primitive in _SAME or equation.primitive in (unlisted().name, unlisted().vary)
+    return equation.primitive in _SAME or equation.primitive in _unlisted_same()
 
 
 def after(equation: Equation, shape: tuple[int, ...], of: Layout) -> Layout:

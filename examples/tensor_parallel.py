@@ -1,0 +1,59 @@
+"""Tensor parallel training: a hidden layer is split over the devices, beside the batch.
+
+JAX_NUM_CPU_DEVICES=8 python examples/tensor_parallel.py
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import lnb
+
+
+def loss_fn(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+    """A perceptron's squared error."""
+    h = jnp.tanh(x @ params["w1"] + params["b1"])
+    return jnp.mean(jnp.square(h @ params["w2"] - y))
+
+
+def main(steps: int = 200) -> float:
+    """Train, print the loss and what the first device holds, and return the last loss."""
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices // 2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (8, 64), "b1": (64,), "w2": (64, 1)}
+    start = {name: rng.normal(size=shape).astype(np.float32) / shape[0] ** 0.5 for name, shape in shapes.items()}
+    specs = {"w1": P(None, "model"), "b1": P("model"), "w2": P("model")}  # w1 by its outputs, w2 by its inputs
+    params = {name: jax.device_put(leaf, NamedSharding(mesh, specs[name])) for name, leaf in start.items()}
+
+    def batch() -> tuple[jax.Array, jax.Array]:
+        x = rng.uniform(size=(256, 8)).astype(np.float32)
+        return jax.device_put((x, np.sin(6 * x[:, :1]) + x[:, 1:2]), NamedSharding(mesh, P("data")))
+
+    neurons = lnb.find_neurons(loss_fn, params, *batch())
+    optimizer = lnb.lnb(neurons, optax.linear_schedule(0.05, 0.0, steps))
+    state = optimizer.init(params)  # split as the parameters are
+
+    @jax.jit
+    def step(params, state, x, y):
+        loss, grads, features = neurons.value_and_grad(params, x, y)
+        updates, state = optimizer.update(grads, state, params, features=features)
+        return optax.apply_updates(params, updates), state, loss
+
+    loss = np.inf
+    for count in range(steps):
+        params, state, loss = step(params, state, *batch())
+        if count % (steps // 4) == 0:
+            print(f"step {count:4d}  loss {loss:.4f}")
+    held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((params, state)))
+    print(f"the first device holds {held} of {sum(leaf.nbytes for leaf in jax.tree.leaves((params, state)))} bytes")
+    return float(loss)
+
+
+if __name__ == "__main__":
+    main()
