@@ -177,3 +177,21 @@ def test_cg_takes_no_step_against_the_gradient():
     assert not against.direction.any()
     afresh = solver.solve(metric, statistics, packed, against.warm_start)
     np.testing.assert_array_equal(afresh.direction, along.direction)
+
+
+@pytest.mark.parametrize("solver", solvers().values(), ids=SOLVERS)
+def test_a_state_has_no_empty_arrays(solver):
+    """Orbax saves none. A lookup, a layer of data, a computed one and a tied weight have statistics of every kind."""
+    params = {"table": jnp.ones((5, 4)), "data": jnp.ones((3, 4)), "computed": jnp.ones((4, 4))}
+
+    def loss_fn(params, token, x):
+        h = jnp.tanh(params["table"][token] + x @ params["data"]) @ params["computed"]
+        return jnp.square(h @ params["table"].T).mean()
+
+    def apart(params, token, x):
+        return jnp.square(jnp.tanh(params["table"][token] + x @ params["data"]) @ params["computed"]).mean()
+
+    for loss in (loss_fn, apart):
+        neurons = lnb.find_neurons(loss, params, jnp.zeros(6, int), jnp.ones((6, 3)), strict=True)
+        state = lnb.lnb(neurons, 0.02, solver=solver).init(params)
+        assert all(leaf.size for leaf in jax.tree.leaves(state))

@@ -45,7 +45,7 @@ class Gram(NamedTuple):
     mean: Array  # E[x] [g, i]
     inverse: Array  # of S + ridge [g, i, i]
     inverse_count: Array  # 1 / n of the averages' samples [g, 1]
-    fourth_moment: Array  # E[(x - mu)^4] [g, i], or [g, 0] where no ridge is made of it
+    fourth_moment: Array | None  # E[(x - mu)^4] [g, i]; None where no ridge is made of it
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,22 @@ class Cholesky(Solver):
         """Averages of zero."""
         mean = (metric.groups, metric.inputs)
         gram = mean if metric.is_diagonal else (*mean, metric.inputs)
-        fourth = mean if self.ridge_unit == "variance" else (metric.groups, 0)
-        return Gram(*(jnp.zeros(shape, dtype) for shape in (gram, mean, gram, (metric.groups, 1), fourth)))
+        fourth = jnp.zeros(mean, dtype) if self.ridge_unit == "variance" else None
+        count = jnp.zeros((metric.groups, 1), dtype)
+        return Gram(jnp.zeros(gram, dtype), jnp.zeros(mean, dtype), jnp.zeros(gram, dtype), count, fourth)
 
     def update(self, metric: GramMetric, statistics: Gram, count: Array) -> Gram:
         """Take this batch into the averages, and invert them."""
         metric = metric.subsample(self.sample_fraction)
         has_own_units = self.ridge_unit == "variance"
+        weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
         gram, mean = metric.gram()
         samples, drift = metric.count(), metric.drift(self.drift, gram.dtype)
-        fourth = metric.fourth_moment(mean) if has_own_units else statistics.fourth_moment
-        weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
+        fourth = statistics.fourth_moment
+        if fourth is not None:
+            fourth = ema_update(fourth, metric.fourth_moment(mean), weight)
         inverse_count = update_inverse_count(statistics.inverse_count, samples, weight)
         gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
-        fourth = ema_update(statistics.fourth_moment, fourth, weight)
         square = gram if metric.is_diagonal else diagonal_of(gram)  # chi
         # Rounding may leave a covariance without full rank slightly indefinite.
         floor = jnp.finfo(gram.dtype).eps * metric.inputs * (square if has_own_units else square.mean(1, keepdims=True))

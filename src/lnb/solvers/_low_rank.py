@@ -50,13 +50,13 @@ from lnb.solvers._tied import TiedExact
 
 
 class LowRankStatistics(NamedTuple):
-    """Moving averages. Where the Gram matrix is diagonal, `factor` has no columns."""
+    """Moving averages."""
 
     mean: Array  # mu [g, i]
     square: Array  # chi [g, i]
-    factor: Array  # L [g, i, r]; before the first batch, where the search for it starts
+    factor: Array | None  # L [g, i, r]; at first, where the search for it starts; None for a diagonal Gram matrix
     inverse_count: Array  # 1 / n of the averages' samples [g, 1]
-    fourth_moment: Array  # E[(x - mu)^4] [g, i], or [g, 0] where no ridge is made of it
+    fourth_moment: Array | None  # E[(x - mu)^4] [g, i]; None where no ridge is made of it
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,11 @@ class LowRank(Solver):
     def init(self, metric: GramMetric, dtype: Any) -> LowRankStatistics:
         """Moments of zero, and random directions to start from."""
         moments = (metric.groups, metric.inputs)
-        start = _random_directions((*moments, self._rank_of(metric)), dtype)
-        fourth = moments if self.ridge_unit == "variance" else (metric.groups, 0)
-        zeros = (jnp.zeros(shape, dtype) for shape in (moments, moments, (metric.groups, 1), fourth))
-        mean, square, inverse_count, fourth_moment = zeros
-        return LowRankStatistics(mean, square, start, inverse_count, fourth_moment)
+        rank = self._rank_of(metric)
+        start = _random_directions((*moments, rank), dtype) if rank else None
+        mean, square, inverse_count = (jnp.zeros(shape, dtype) for shape in (moments, moments, (metric.groups, 1)))
+        fourth = jnp.zeros(moments, dtype) if self.ridge_unit == "variance" else None
+        return LowRankStatistics(mean, square, start, inverse_count, fourth)
 
     def _rank_of(self, metric: GramMetric) -> int:
         return 0 if metric.is_diagonal else min(self.rank, metric.inputs)
@@ -120,12 +120,13 @@ class LowRank(Solver):
         metric = metric.subsample(self.sample_fraction)
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
         mean, square = metric.moments()
-        fourth = metric.fourth_moment(mean) if self.ridge_unit == "variance" else statistics.fourth_moment
-        fourth = ema_update(statistics.fourth_moment, fourth, weight)
+        fourth = statistics.fourth_moment
+        if fourth is not None:
+            fourth = ema_update(fourth, metric.fourth_moment(mean), weight)
         mean, square = ema_update(statistics.mean, mean, weight), ema_update(statistics.square, square, weight)
         inverse_count = update_inverse_count(statistics.inverse_count, metric.count(), weight)
         factor = statistics.factor
-        if factor.shape[2] == 0:
+        if factor is None:
             return LowRankStatistics(mean, square, factor, inverse_count, fourth)
         basis = _directions(factor)
         image = contract("git,gts->gis", factor, contract("git,gis->gts", factor, basis))
@@ -137,7 +138,7 @@ class LowRank(Solver):
     def _diagonal(self, metric: GramMetric, statistics: LowRankStatistics) -> Array:
         """E [g, i]."""
         variance = variance_of(metric, statistics.mean, statistics.square)
-        rest = variance - jnp.square(statistics.factor).sum(2)
+        rest = variance if statistics.factor is None else variance - jnp.square(statistics.factor).sum(2)
         # The variance is a difference of numbers as large as chi, and Woodbury's of numbers as large as 1 / E.
         eps = jnp.finfo(variance.dtype).eps
         unit = unit_of("variance" if self.ridge_unit == "variance" else "mean variance", variance)
@@ -148,7 +149,8 @@ class LowRank(Solver):
 
     def solve(self, metric: GramMetric, statistics: LowRankStatistics, gradient: Array, warm_start: Any) -> Solution:
         """Woodbury's identity."""
-        inverse = inverse_with_leading(self._diagonal(metric, statistics), statistics.factor)
+        diagonal, factor = self._diagonal(metric, statistics), statistics.factor
+        inverse = inverse_of_diagonal(diagonal) if factor is None else inverse_with_leading(diagonal, factor)
         return Solution(*solve_whitened(inverse, metric, statistics.mean, gradient), warm_start)
 
     def flops(self, metric: GramMetric, outputs: int) -> tuple[float, float]:
@@ -173,8 +175,6 @@ def inverse_with_leading(diagonal: Array, factor: Array) -> Inverse:
     of g_w itself, so that V V^T c is the only array like the weights to be written (docs/notes.md).
     """
     rank = factor.shape[2]
-    if rank == 0:
-        return inverse_of_diagonal(diagonal)
     reciprocal = 1 / diagonal
 
     def inverse(weight: Array, mean: Array, bias: Array | None) -> tuple[Array, Array, Array]:

@@ -89,7 +89,7 @@ def unit_of(unit: RidgeUnit, variance: Array) -> Array:
     return mean if unit == "mean variance" else jnp.where(variance > _VARIES * mean, variance, mean)
 
 
-def ridge_of_averages(solver: Any, variance: Array, inverse_count: Array, fourth_moment: Array) -> Array:
+def ridge_of_averages(solver: Any, variance: Array, inverse_count: Array, fourth_moment: Array | None) -> Array:
     """The ridge [g, 1 or i] of a solver whose statistics are averages of few samples.
 
     In the unit "variance", the sampling ridge of a feature is a multiple of E[(x - mu)^4] / v, three times its variance
@@ -100,13 +100,13 @@ def ridge_of_averages(solver: Any, variance: Array, inverse_count: Array, fourth
         solver: with the settings `ridge`, `ridge_unit` and `sampling_ridge`.
         variance: the diagonal of S [g, i].
         inverse_count: 1 / n [g, 1].
-        fourth_moment: E[(x - mu)^4] [g, i] in the unit "variance".
+        fourth_moment: E[(x - mu)^4] [g, i] in the unit "variance", None in others.
     """
     unit = solver.ridge_unit
     least = jnp.asarray(solver.sampling_ridge * variance.shape[1], variance.dtype) * inverse_count
     if unit == "mean variance":
         least = least * unit_of(unit, variance)
-    if unit == "variance":
+    if fourth_moment is not None:
         least = least * fourth_moment_share(variance, fourth_moment)
     return jnp.maximum(ridge_of(solver.ridge, unit, variance), least)
 

@@ -34,7 +34,7 @@ class Side(NamedTuple):
     gram: Array  # E[x x^T] [i, i], or its diagonal [i]
     mean: Array  # mu [i]
     values: Array  # eigenvalues of S [i]
-    vectors: Array  # their eigenvectors, in columns [i, i]; [0, 0] where S is kept by its diagonal
+    vectors: Array | None  # their eigenvectors, in columns [i, i]; None where S is kept by its diagonal
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class TiedExact(Solver):
 
         def side(part: GramMetric) -> Side:
             i = part.inputs
-            diagonal = self._is_diagonal(part)
-            shapes = ((i,) if diagonal else (i, i), (i,), (i,), (0, 0) if diagonal else (i, i))
-            return Side(*(jnp.zeros(shape, dtype) for shape in shapes))
+            is_diagonal = self._is_diagonal(part)
+            gram, mean, values = (jnp.zeros(shape, dtype) for shape in ((i,) if is_diagonal else (i, i), (i,), (i,)))
+            return Side(gram, mean, values, None if is_diagonal else jnp.zeros((i, i), dtype))
 
         first, second = metric.sides
         return side(first), side(second)
@@ -133,8 +133,8 @@ class TiedExact(Solver):
         ridge = self.ridge * (1 if self.ridge_unit == "absolute" else diagonal.mean())
         left, right_drift = (side.drift(self.drift, diagonal.dtype) for side in metric.sides)
         diagonal = diagonal + ridge + share * left[:, None] + other * right_drift[None, :]
-        weight = _rotate(rows.vectors.T, columns.vectors, right) / jnp.where(diagonal > 0, diagonal, 1)
-        weight = _rotate(rows.vectors, columns.vectors.T, weight)
+        weight = _rotate(_transpose(rows.vectors), columns.vectors, right) / jnp.where(diagonal > 0, diagonal, 1)
+        weight = _rotate(rows.vectors, _transpose(columns.vectors), weight)
         below = below / (share * first.bias_share) - contract("i,io->o", rows.mean, weight)
         beside = beside / (other * second.bias_share) - contract("io,o->i", weight, columns.mean)[:, None]
         corner = jnp.zeros((below.shape[0], beside.shape[1]), weight.dtype)
@@ -154,7 +154,11 @@ class TiedExact(Solver):
         return update, solve
 
 
-def _rotate(left: Array, right: Array, matrix: Array) -> Array:
-    """Left @ matrix @ right, where an empty matrix stands for the identity."""
-    matrix = contract("ij,jo->io", left, matrix, precision=Precision.HIGH) if left.size else matrix
-    return contract("io,op->ip", matrix, right, precision=Precision.HIGH) if right.size else matrix
+def _rotate(left: Array | None, right: Array | None, matrix: Array) -> Array:
+    """Left @ matrix @ right, where None stands for the identity."""
+    matrix = matrix if left is None else contract("ij,jo->io", left, matrix, precision=Precision.HIGH)
+    return matrix if right is None else contract("io,op->ip", matrix, right, precision=Precision.HIGH)
+
+
+def _transpose(matrix: Array | None) -> Array | None:
+    return None if matrix is None else matrix.T
