@@ -231,3 +231,16 @@ def test_a_second_command_in_one_folder_is_refused_in_a_sentence(tmp_path, capsy
             assert not list(tmp_path.rglob("*.jsonl"))
     assert lnb(*command, *options) == 0  # the lock is gone
     assert lnb(*command, *options) == 0  # and does not stay
+
+
+def test_check_default_prints_a_line_for_each_task(tmp_path, capsys):
+    assert lnb("check-default", "--tasks", "digits", "--output", tmp_path) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    runs = {name: ex.read_run(tmp_path / f"digits/{name}.jsonl") for name in ("adamw", "lnb")}
+    ends = {name: run.records[-1].metrics["validation_loss"] for name, run in runs.items()}
+    pattern = r"digits +validation loss +adamw (\S+) +lnb (\S+) +lnb / adamw (\S+)"
+    found = re.fullmatch(pattern, line.strip())
+    assert found is not None
+    assert list(map(float, found.groups())) == pytest.approx([*ends.values(), ends["lnb"] / ends["adamw"]], rel=1e-2)
+    assert runs["lnb"].header.optimizer_settings == ex.settings_of(ex.LNB())
+    assert exit_of("check-default", "--tasks", "nope", "--output", tmp_path) == 2

@@ -14,7 +14,7 @@ from tiny_data import TEXT, TINY, photographs, tiny
 
 import lnb
 import lnb_experiments as ex
-from lnb_experiments.data import _data
+from lnb_experiments.data import _data, _text
 from lnb_experiments.tasks import _character_transformer, _vision_transformer
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -125,7 +125,7 @@ def test_predictions_see_no_later_character():
 
 
 def test_characters_are_cut_into_training_and_held_out_text():
-    characters, vocabulary = _character_transformer._encode(TEXT)
+    characters, _, vocabulary = _text.encode_text(TEXT)
     assert vocabulary == len(set(TEXT))
     assert "".join(sorted(set(TEXT))[code] for code in characters[:50]) == TEXT[:50]
     # Every training window is a piece of the first nine tenths; the loss at the start is that of a uniform guess.

@@ -19,6 +19,7 @@ from rich.table import Table
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lnb_experiments._errors import ExperimentError
+from lnb_experiments.cli._check_default import DefaultCheck
 from lnb_experiments.cli._compare import Comparison, Interrupted
 from lnb_experiments.cli._options import DEFAULT_OUTPUT, RunOptions, options_of_tasks
 from lnb_experiments.cli._show import PLOT_NAME, show_runs, standard_error, standard_output
@@ -160,6 +161,7 @@ def _commands() -> Any:
     commands = {
         "compare": _of_tasks(comparisons, "Train one network with several optimizers: table, records, plot."),
         "sweep": _of_tasks(sweeps, "Tune an optimizer's learning rate, then run it with several seeds."),
+        "check-default": DefaultCheck,
         "inspect": _of_tasks(options_of_tasks(Inspection), "Print the neurons that are found in a task's network."),
         "tasks": ListTasks,
         "plot": Plot,

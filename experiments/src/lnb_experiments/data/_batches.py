@@ -20,6 +20,7 @@ PyTree = Any
 Example = tuple[np.ndarray, ...]
 
 _BATCHES_AHEAD = 3
+_DRAWN_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,37 @@ def shuffled_batches(
     """
     check_batch_size(batch_size, _count(examples))
     return ShuffledBatches(examples, batch_size, seed, prepare)
+
+
+@dataclass(frozen=True)
+class DrawnBatches:
+    """Batches that are drawn at random, each from a key that seed, epoch and number determine."""
+
+    draw: Callable[[Array], PyTree]
+    """Makes a batch of a random key."""
+    steps_per_epoch: int
+    """Batches that are called an epoch."""
+    seed: int
+    """Seed of the keys."""
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[PyTree]:
+        """The batches of an epoch from the `start`-th on."""
+        for step in range(start, self.steps_per_epoch):
+            yield self.draw(batch_key(self.seed, index, step))
+
+
+def drawn_batches(draw: Callable[[Array], PyTree], seed: int) -> DrawnBatches:
+    """Batches without a set of examples behind them; a hundred of them are called an epoch.
+
+    Args:
+        draw: a pure function from a random key to the batch.
+        seed: of the keys.
+
+    >>> batches = drawn_batches(jax.random.uniform, seed=0)
+    >>> len(set(map(float, batches.epoch(0)))), len(list(batches.epoch(0, start=98)))
+    (100, 2)
+    """
+    return DrawnBatches(jax.jit(draw), _DRAWN_STEPS, seed)
 
 
 def check_batch_size(batch_size: int, count: int) -> None:

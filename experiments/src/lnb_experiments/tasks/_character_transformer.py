@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
 from lnb_experiments._errors import ExperimentError
 from lnb_experiments.data._batches import shuffled_batches
+from lnb_experiments.data._text import encode_text, held_out_windows
 from lnb_experiments.runs._training import Problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Key
 
-_TRAINING_SHARE = 0.9
 _DEVIATION = 0.02  # of the initial weights
 _EVALUATION_BATCH = 64
 
@@ -98,10 +97,9 @@ def character_transformer(load: Callable[[], str], settings: CharacterTransforme
         ExperimentError: the text is not to be had or too short, or a setting is out of its range.
     """
     _check(settings)
-    characters, vocabulary = _encode(load())
-    cut = int(_TRAINING_SHARE * len(characters))
-    training, context = jnp.asarray(characters[:cut]), settings.context
-    windows = jnp.asarray(_validation_windows(characters[cut:], settings))  # [m, t + 1]
+    text = encode_text(load())
+    training, context = jnp.asarray(text.training), settings.context
+    windows = jnp.asarray(held_out_windows(text, context, settings.validation_windows))  # [m, t + 1]
 
     def cut_windows(starts: Int[Array, " n"], key: Array) -> Batch:
         shift_key, dropout_key = jax.random.split(key)
@@ -122,14 +120,14 @@ def character_transformer(load: Callable[[], str], settings: CharacterTransforme
         return {"validation_loss": total / len(windows)}
 
     # A window is moved on by less than its length, and is followed by one more character.
-    starts = jnp.arange(0, cut - 2 * context, context)
+    starts = jnp.arange(0, len(training) - 2 * context, context)
     if len(starts) < settings.batch_size:
         raise ExperimentError(
             f"`batch_size` must be at most the number of windows in the training text, {len(starts)}; "
             f"got {settings.batch_size}."
         )
     batches = shuffled_batches(starts, settings.batch_size, seed, cut_windows)
-    params = init_decoder(jax.random.key(seed), vocabulary, settings)
+    params = init_decoder(jax.random.key(seed), text.vocabulary, settings)
     return Problem(params, loss_fn, batches.epoch, batches.steps_per_epoch, evaluate, logits=logits)
 
 
@@ -211,25 +209,6 @@ def _cross_entropy(
 ) -> Array:
     logits = apply_decoder(params, characters[:, :-1], settings, key)
     return optax.softmax_cross_entropy_with_integer_labels(logits, characters[:, 1:]).mean()
-
-
-def _encode(text: str) -> tuple[Int[np.ndarray, " n"], int]:
-    """Each character's place among those that the text has, in their order, and how many those are."""
-    known, characters = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
-    return characters.astype(np.int32), len(known)
-
-
-def _validation_windows(
-    characters: Int[np.ndarray, " n"], settings: CharacterTransformerSettings
-) -> Int[np.ndarray, "m t+1"]:
-    fit = (len(characters) - 1) // settings.context
-    count = fit if settings.validation_windows is None else settings.validation_windows
-    if not 1 <= count <= fit:
-        raise ExperimentError(
-            f"`validation_windows` must be from 1 to {fit}, which the held-out text has for `context`, got {count}."
-        )
-    starts = settings.context * (np.arange(count) * fit // count)
-    return characters[starts[:, None] + np.arange(settings.context + 1)]
 
 
 def _check(settings: CharacterTransformerSettings) -> None:

@@ -125,3 +125,27 @@ WIDE_CHARACTER_TRANSFORMER: Mapping[str, OptimizerSettings] = MappingProxyType(
         "adamw": Adam(learning_rate=1e-3, square_decay=0.99, weight_decay=0.1),
     }
 )
+
+
+def _tuned(adam: float, muon: float, lnb_rate: float) -> Mapping[str, OptimizerSettings]:
+    """The settings of a task that has one size: three learning rates, and first guesses for the rest."""
+    return _started_from(
+        adam=Adam(learning_rate=adam),
+        adamw=Adam(learning_rate=adam, weight_decay=1e-2),
+        muon=Muon(learning_rate=muon),
+        **_lnb_forms(paper_lnb(0.2), lnb_rate),
+    )
+
+
+AUTOENCODER = _tuned(1e-3, 0.01, 0.05)
+CHARACTER_LSTM = _tuned(1e-2, 0.02, 0.05)
+CHARACTER_DECODER = _tuned(3e-3, 0.02, 0.05)
+REGRESSION = _tuned(1e-3, 0.02, 0.05)
+BURGERS = _tuned(3e-3, 0.02, 0.02)
+POISSON = _tuned(3e-3, 0.02, 0.02)
+RESNET = _tuned(1e-2, 0.02, 0.02)
+GRAPH_NETWORK = _tuned(3e-3, 0.02, 0.02)
+DIFFUSION = _tuned(3e-3, 0.02, 0.02)
+POLICY = _tuned(3e-3, 0.02, 0.02)
+MIXTURE_OF_EXPERTS = _tuned(3e-3, 0.02, 0.02)
+FOURIER_OPERATOR = _tuned(3e-3, 0.02, 0.02)

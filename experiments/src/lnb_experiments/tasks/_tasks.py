@@ -6,22 +6,37 @@ of `TASKS`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from lnb_experiments._errors import ExperimentError
 from lnb_experiments.data._data import load_cifar10, load_digits, load_mnist, load_tinyshakespeare
 from lnb_experiments.data._voc import load_voc
+from lnb_experiments.optimizers._optimizers import OptimizerSettings
+from lnb_experiments.runs._training import Problem
 from lnb_experiments.tasks import _starting
+from lnb_experiments.tasks._autoencoder import AutoencoderSettings, autoencoder
+from lnb_experiments.tasks._burgers import BurgersSettings, burgers
+from lnb_experiments.tasks._character_decoder import CharacterDecoderSettings, character_decoder
+from lnb_experiments.tasks._character_lstm import CharacterLSTMSettings, character_lstm
 from lnb_experiments.tasks._character_transformer import CharacterTransformerSettings, character_transformer
 from lnb_experiments.tasks._classification import ClassifierSettings, classification
+from lnb_experiments.tasks._diffusion import DiffusionSettings, diffusion
+from lnb_experiments.tasks._fourier_operator import FourierOperatorSettings, fourier_operator
+from lnb_experiments.tasks._graph_network import GraphNetworkSettings, graph_network
 from lnb_experiments.tasks._matrix_factorization import (
     MatrixFactorizationSettings,
     matrix_factorization,
     row_scaled,
     singular_values_scaled,
 )
+from lnb_experiments.tasks._mixture_of_experts import MixtureOfExpertsSettings, mixture_of_experts
+from lnb_experiments.tasks._poisson import PoissonSettings, poisson
+from lnb_experiments.tasks._policy import PolicySettings, policy
+from lnb_experiments.tasks._regression import RegressionSettings, regression
+from lnb_experiments.tasks._resnet import ResNetSettings, resnet
 from lnb_experiments.tasks._segmentation import SegmentationSettings, segmentation
 from lnb_experiments.tasks._task import Scale, Target, Task
 from lnb_experiments.tasks._vision_transformer import VisionTransformerSettings, vision_transformer
@@ -143,6 +158,128 @@ _CHARACTER_TRANSFORMER = Task(
     optimizers=_starting.CHARACTER_TRANSFORMER,
 )
 
+
+def _small(
+    name: str,
+    summary: str,
+    make: Callable[[Any, int], Problem],
+    scale: Scale,
+    target: Target,
+    optimizers: Mapping[str, OptimizerSettings],
+) -> Task:
+    """A task that the paper does not have: it has one size, and its target's metric picks learning rates."""
+    return Task(
+        name=name,
+        summary=summary,
+        make=make,
+        scales=MappingProxyType({"cpu": scale}),
+        target=target,
+        selection=target.metric,
+        schedule="linear",
+        stop_at_target=False,
+        optimizers=optimizers,
+    )
+
+
+_SMALL = (
+    _small(
+        "autoencoder",
+        "Deep tanh autoencoder on MNIST, 784-1000-500-250-30 and back",
+        partial(autoencoder, load_mnist),
+        Scale(AutoencoderSettings(), epochs=3, evaluate_every=40),
+        Target("validation_loss", 110.0, at_least=False),
+        _starting.AUTOENCODER,
+    ),
+    _small(
+        "char-lstm",
+        "LSTM on the characters of Shakespeare's plays",
+        partial(character_lstm, load_tinyshakespeare),
+        Scale(CharacterLSTMSettings(), epochs=3, evaluate_every=30),
+        Target("validation_loss", 2.1, at_least=False),
+        _starting.CHARACTER_LSTM,
+    ),
+    _small(
+        "char-decoder",
+        "Decoder with rotated queries, gated perceptrons and an output layer of its own on the same characters",
+        partial(character_decoder, load_tinyshakespeare),
+        Scale(CharacterDecoderSettings(), epochs=3, evaluate_every=30),
+        Target("validation_loss", 2.1, at_least=False),
+        _starting.CHARACTER_DECODER,
+    ),
+    _small(
+        "regression",
+        "ReLU network on 40 correlated features of scales from 0.01 to 100",
+        regression,
+        Scale(RegressionSettings(), epochs=6, evaluate_every=30),
+        Target("validation_loss", 0.1, at_least=False),
+        _starting.REGRESSION,
+    ),
+    _small(
+        "burgers",
+        "Burgers' equation by a network whose loss has its derivatives, in reverse mode",
+        burgers,
+        Scale(BurgersSettings(), epochs=5, evaluate_every=25),
+        Target("relative_error", 0.2, at_least=False),
+        _starting.BURGERS,
+    ),
+    _small(
+        "poisson",
+        "Poisson's equation by a network whose loss has its derivatives, in forward mode",
+        poisson,
+        Scale(PoissonSettings(), epochs=5, evaluate_every=25),
+        Target("relative_error", 0.05, at_least=False),
+        _starting.POISSON,
+    ),
+    _small(
+        "resnet-cifar10",
+        "Small residual network with batch normalisation on CIFAR-10",
+        partial(resnet, load_cifar10),
+        Scale(ResNetSettings(), epochs=1, evaluate_every=20),
+        Target("validation_loss", 1.4, at_least=False),
+        _starting.RESNET,
+    ),
+    _small(
+        "graph-network",
+        "Graph network that learns the distances in random graphs",
+        graph_network,
+        Scale(GraphNetworkSettings(), epochs=4, evaluate_every=20),
+        Target("validation_loss", 0.02, at_least=False),
+        _starting.GRAPH_NETWORK,
+    ),
+    _small(
+        "diffusion",
+        "U-Net that predicts the noise in small MNIST digits",
+        partial(diffusion, load_mnist),
+        Scale(DiffusionSettings(), epochs=1, evaluate_every=40),
+        Target("validation_loss", 0.1, at_least=False),
+        _starting.DIFFUSION,
+    ),
+    _small(
+        "policy",
+        "Advantage actor-critic that swings a pendulum up",
+        policy,
+        Scale(PolicySettings(), epochs=4, evaluate_every=20),
+        Target("mean_cost", 3.0, at_least=False),
+        _starting.POLICY,
+    ),
+    _small(
+        "mixture-of-experts",
+        "Mixture of experts on clusters that have a linear teacher each",
+        mixture_of_experts,
+        Scale(MixtureOfExpertsSettings(), epochs=5, evaluate_every=25),
+        Target("validation_loss", 0.2, at_least=False),
+        _starting.MIXTURE_OF_EXPERTS,
+    ),
+    _small(
+        "fourier-operator",
+        "Fourier neural operator from the start of Burgers' equation to its solution",
+        fourier_operator,
+        Scale(FourierOperatorSettings(), epochs=8, evaluate_every=25),
+        Target("validation_loss", 0.05, at_least=False),
+        _starting.FOURIER_OPERATOR,
+    ),
+)
+
 TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
@@ -173,6 +310,7 @@ TASKS: Mapping[str, Task] = {
         _VISION_TRANSFORMER,
         _SEGMENTATION,
         _CHARACTER_TRANSFORMER,
+        *_SMALL,
     )
 }
 """The tasks by name."""
