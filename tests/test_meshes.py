@@ -14,12 +14,13 @@ from cases import normal
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from lists import SOLVERS, STEPS, solvers
+from lists import solvers
 
 import lnb
 
 BATCH = 32
 ALL = solvers(Cholesky={"update_period": 3}, LowRank={"rank": 3})
+PAIRS = [(solver, lnb.Spectral()) for solver in ALL.values()] + [(ALL["Auto"], lnb.Norm()), (ALL["Auto"], lnb.Polyak())]
 
 
 def network(params, image, token, rows=None):
@@ -100,11 +101,10 @@ def sharded(mesh):
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion", "quick_compilation")
-@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("solver", ALL.values(), ids=SOLVERS)
+@pytest.mark.parametrize(("solver", "step"), PAIRS)
 def test_eight_devices_of_a_default_mesh_take_the_steps_of_one(solver, step):
-    expected = one_device(solver, step())
-    for name, got in train(solver, step(), *sharded(jax.make_mesh((8,), ("data",)))).items():
+    expected = one_device(solver, step)
+    for name, got in train(solver, step, *sharded(jax.make_mesh((8,), ("data",)))).items():
         np.testing.assert_allclose(got, expected[name], rtol=0, atol=1e-9 * np.abs(expected[name]).max(), err_msg=name)
         assert got.sharding.is_fully_replicated
 
@@ -175,9 +175,6 @@ def assert_replicas_are(expected, got):
         scale = np.abs(expected[name]).max()
         assert np.ptp(replicas, axis=0).max() == 0, name
         np.testing.assert_allclose(replicas[0], expected[name], rtol=0, atol=1e-9 * scale, err_msg=name)
-
-
-PAIRS = [(solver, lnb.Spectral()) for solver in ALL.values()] + [(ALL["Auto"], lnb.Norm()), (ALL["Auto"], lnb.Polyak())]
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion", "quick_compilation")
