@@ -71,7 +71,7 @@ public-models: .venv-models/installed
 report: .venv/installed
 	.venv/bin/lnb report results --output docs/results/report.html
 
-# LNB as the library has it, untuned, beside a tuned AdamW on four tasks, a line each; ten minutes on two cores.
+# LNB as the library has it, untuned, beside a tuned AdamW on four tasks, a line each; five minutes on two cores.
 check-default: .venv/installed
 	.venv/bin/lnb check-default
 

@@ -47,14 +47,14 @@ def blots(train=24, test=8):
     return _data.LabelledImages(split(train), split(test), 10)
 
 
-_POINTS = {"hidden": (8, 8), "points": 20, "edge_points": 5}
+_POINTS = {"hidden": (8,), "points": 20, "edge_points": 5}
 _WINDOWS = {"context": 8, "batch_size": 6, "validation_windows": 4}
 
 # For each task: what builds its problem from such data, and the settings that make it tiny.
 TINY = {
     "autoencoder": (
         partial(_autoencoder.autoencoder, blots),
-        {"hidden": (16, 8), "code": 4, "batch_size": 6, "validation_images": 5},
+        {"hidden": (8,), "code": 4, "batch_size": 6, "validation_images": 5},
     ),
     "char-lstm": (
         partial(_character_lstm.character_lstm, lambda: TEXT),
@@ -76,7 +76,7 @@ TINY = {
     ),
     "graph-network": (
         _graph_network.graph_network,
-        {"nodes": 5, "edges": 3, "width": 8, "rounds": 2, "batch_size": 4, "validation_graphs": 3},
+        {"nodes": 5, "edges": 3, "width": 8, "rounds": 1, "batch_size": 4, "validation_graphs": 3},
     ),
     "diffusion": (
         partial(_diffusion.diffusion, blots),
@@ -93,7 +93,7 @@ TINY = {
             "points": 16,
             "width": 4,
             "modes": 3,
-            "depth": 2,
+            "depth": 1,
             "examples": 12,
             "validation_examples": 5,
             "batch_size": 4,

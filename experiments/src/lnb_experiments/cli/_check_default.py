@@ -15,12 +15,12 @@ from lnb_experiments.runs._sweep import end_value
 from lnb_experiments.tasks._tasks import find_task
 
 CHECKED = ("char-decoder", "regression", "burgers", "autoencoder")
-"""Tasks of different kinds that run in ten minutes together, on two cores."""
+"""Tasks of different kinds that run in five minutes together, on two cores."""
 
 
 @dataclass(frozen=True)
 class DefaultCheck:
-    """Compare LNB as the library has it, untuned, with a tuned AdamW on four tasks, in about ten minutes."""
+    """Compare LNB as the library has it, untuned, with a tuned AdamW on four tasks, in about five minutes."""
 
     tasks: tuple[str, ...] = CHECKED
     """Tasks to compare them on, each at its small scale."""
