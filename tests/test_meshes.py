@@ -20,7 +20,12 @@ import lnb
 
 BATCH = 32
 ALL = solvers(Cholesky={"update_period": 3}, LowRank={"rank": 3})
-PAIRS = [(solver, lnb.Spectral()) for solver in ALL.values()] + [(ALL["Auto"], lnb.Norm()), (ALL["Auto"], lnb.Polyak())]
+PAIRS = [
+    (ALL["Auto"], lnb.Spectral()),
+    (ALL["Auto"], lnb.Polyak()),
+    (ALL["CG"], lnb.Norm()),
+    *(pytest.param(ALL[name], lnb.Spectral(), marks=pytest.mark.slow) for name in ("Cholesky", "Diagonal", "LowRank")),
+]
 
 
 def network(params, image, token, rows=None):
@@ -185,7 +190,7 @@ def test_replicas_take_the_steps_of_one_device(solver, step):
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion", "quick_compilation")
-@pytest.mark.parametrize(("solver", "step"), [PAIRS[0], PAIRS[-1]])
+@pytest.mark.parametrize(("solver", "step"), PAIRS[:2])
 def test_the_axis_to_share_along_is_found_from_the_types(solver, step):
     assert_replicas_are(one_device(solver, step), train_replicas(solver, step))
 

@@ -23,7 +23,7 @@ from communication import collectives
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from lists import SOLVERS, solvers
+from lists import solvers
 from state_size import Model
 from state_size import size as state_size
 
@@ -162,7 +162,9 @@ def one_device(solver):
 
 
 @pytest.mark.usefixtures("x64", "standard_promotion", "quick_compilation")
-@pytest.mark.parametrize("solver", ALL.values(), ids=SOLVERS)
+@pytest.mark.parametrize(
+    "solver", [ALL["Auto"], *(pytest.param(ALL[name], marks=pytest.mark.slow) for name in ALL if name != "Auto")]
+)
 def test_split_parameters_take_the_steps_of_one_device_with_every_solver(solver):
     assert_equal(train(Layout(*LAYOUTS["FSDP"]), solver=solver), one_device(solver))
 
