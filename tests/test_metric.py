@@ -119,8 +119,37 @@ def test_the_fourth_moment_is_that_of_the_features_about_a_center(x64, weights):
     }
     assert {neuron.name for neuron in neurons} == rows.keys()
     for neuron in neurons:
-        center = normal(neuron.groups, neuron.inputs, seed=5)
-        got = metric_of(neuron.read(features), features.arrays).fourth_moment(jnp.asarray(center))
+        center, scale = (normal(neuron.groups, neuron.inputs, seed=seed) for seed in (5, 6))
+        metric = metric_of(neuron.read(features), features.arrays)
+        got = metric.fourth_moment(jnp.asarray(center), jnp.asarray(scale))
         for group, (own, weight) in enumerate(rows[neuron.name]):
-            wanted = (weight[:, None] * (own - center[group]) ** 4).sum(0) / weight.sum()
+            wanted = (weight[:, None] * (own - center[group]) ** 4).sum(0) / weight.sum() / scale[group] ** 2
             np.testing.assert_allclose(got[group], wanted, rtol=1e-10, err_msg=neuron.name)
+
+
+@pytest.mark.parametrize("solver", [lnb.Cholesky, lnb.LowRank])
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_ridge_of_the_features_own_variance_has_any_scale(solver, scale):
+    """In 32 bits, where the fourth power of the scale is no number, the step is that for other features, scaled."""
+    weight, x, gradient = (jnp.asarray(normal(*shape), jnp.float32) for shape in ((4, 3), (9, 4), (4, 3)))
+    neurons = lnb.find_neurons(lambda w, x: jnp.tanh(x @ w).sum(), weight, x)
+    transform = lnb.scale_by_lnb(
+        neurons, solver=solver(ridge=0, ridge_unit="variance", sampling_ridge=3.0), step=lnb.StepRule()
+    )
+
+    def direction(scale):
+        features = neurons.value_and_grad(weight, x * jnp.float32(scale))[2]
+        return transform.update(gradient, transform.init(weight), weight, features=features)[0]
+
+    wanted = direction(1.0)
+    assert not np.allclose(wanted, np.linalg.solve(x.T @ x / 9, gradient), rtol=0.1)
+    np.testing.assert_allclose(direction(scale) * jnp.float32(scale) ** 2, wanted, rtol=1e-4)
+
+
+def test_examples_have_their_gram_matrix_renewed_at_every_step_and_positions_in_turn():
+    def choice(*shape):
+        (neuron,) = lnb.find_neurons(lambda w, x: jnp.tanh(x @ w).sum(), jnp.ones((40, 256)), jnp.ones(shape))
+        return lnb.Auto(update_period=7).choose(neuron)
+
+    assert (choice(256, 40).update_period, choice(64, 65, 40).update_period) == (1, 7)
+    assert choice(256, 40).ridge_unit == "variance"

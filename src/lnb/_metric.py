@@ -110,9 +110,12 @@ class GramMetric(Metric):
         gram, mean = self.features.gram(self.arrays)
         return (gram.reshape(mean.shape) if self.is_diagonal else gram), mean
 
-    def fourth_moment(self, center: Float[Array, "g i"]) -> Float[Array, "g i"]:
-        """E[(x - c)^4], which tells how noisy the variances of few samples are."""
-        return self.features.fourth_moment(self.arrays, center)
+    def fourth_moment(self, center: Float[Array, "g i"], scale: Float[Array, "g i"]) -> Float[Array, "g i"]:
+        """E[(x - c)^4] / s^2, which tells how noisy the variances of few samples are.
+
+        The fourth powers of large features overflow, and those of small ones vanish, unless a scale s divides them.
+        """
+        return self.features.fourth_moment(self.arrays, center, scale)
 
     def count(self) -> Float[Array, "#g 1"]:
         """n of this batch, the sum of its samples' weights."""

@@ -63,5 +63,7 @@ def test_a_ridge_has_the_unit_that_it_is_given():
 
 
 def test_a_feature_that_has_not_varied_has_the_others_fourth_moment():
-    variance, fourth = jnp.array([[2.0, 0.0, 4.0], [0.0, 0.0, 0.0]]), jnp.array([[6.0, 0.0, 12.0], [0.0, 0.0, 0.0]])
-    assert fourth_moment_share(variance, fourth).tolist() == [[3.0, 3.0, 3.0], [0.0, 0.0, 0.0]]
+    """Of features whose fourth moments are 6, 0 and 12, and of others that are constant."""
+    variance, square = jnp.array([[2.0, 0.0, 4.0], [0.0, 0.0, 0.0]]), jnp.array([[3.0, 1.0, 8.0], [1.0, 1.0, 1.0]])
+    fourth = jnp.array([[6.0, 0.0, 12.0], [0.0, 0.0, 0.0]])
+    assert fourth_moment_share(variance, square, fourth / square).tolist() == [[3.0, 3.0, 3.0], [0.0, 0.0, 0.0]]

@@ -124,9 +124,9 @@ class FeatureRead:
         """X [g, n, i]."""
         return jnp.concatenate([m.matrix(arrays[s]) for m, s in zip(self.maps, self.sources, strict=True)], axis=2)
 
-    def fourth_moment(self, arrays: Arrays, center: Array) -> Array:
-        """The sum over the samples of (x - c)^4 [g, i]."""
-        fourth = jnp.square(jnp.square(self.matrix(arrays) - center[:, None]))
+    def fourth_moment(self, arrays: Arrays, center: Array, scale: Array) -> Array:
+        """The sum over the samples of (x - c)^4 / s^2 [g, i]."""
+        fourth = jnp.square(jnp.square(self.matrix(arrays) - center[:, None]) / scale[:, None])
         weights = self.weights(arrays)
         return self.repeats * (fourth if weights is None else fourth * weights.astype(fourth.dtype)).sum(1)
 
@@ -249,9 +249,9 @@ class FeatureSet:
         grams, sums = zip(*(read.gram(arrays) for read in self.reads), strict=True)
         return self._sum(grams) / self._count(arrays)[:, :, None], self._mean(sums, arrays)
 
-    def fourth_moment(self, arrays: Arrays, center: Array) -> Array:
-        """E[(x - c)^4] for c [g, i]."""
-        return self._sum([read.fourth_moment(arrays, center) for read in self.reads]) / self._count(arrays)
+    def fourth_moment(self, arrays: Arrays, center: Array, scale: Array) -> Array:
+        """E[(x - c)^4] / s^2 for c and s [g, i]."""
+        return self._sum([read.fourth_moment(arrays, center, scale) for read in self.reads]) / self._count(arrays)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """M v of eq. (11) for V [g, i(+1), o], without forming M."""

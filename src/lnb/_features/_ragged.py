@@ -153,11 +153,12 @@ class RaggedRead:
         weighted = x * weights
         return self._sum(contract("kri,krj->kij", weighted, x), group), self._sum(weighted.sum(1), group)
 
-    def fourth_moment(self, arrays: Arrays, center: Array) -> Array:
-        """The sum over each group's samples of (x - c)^4 [g, i]."""
+    def fourth_moment(self, arrays: Arrays, center: Array, scale: Array) -> Array:
+        """The sum over each group's samples of (x - c)^4 / s^2 [g, i]."""
         x, weights, group = self._blocks(arrays)
-        moved = x - center[jnp.minimum(group, self.groups - 1)][:, None]
-        return self._sum((weights * jnp.square(jnp.square(moved))).sum(1), group)
+        own = jnp.minimum(group, self.groups - 1)
+        square = jnp.square(x - center[own][:, None]) / scale[own][:, None]
+        return self._sum((weights * jnp.square(square)).sum(1), group)
 
     def product(self, arrays: Arrays, vector: Array) -> Array:
         """J^T J v for V [g, i, o]."""

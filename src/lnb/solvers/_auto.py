@@ -31,8 +31,8 @@ class Auto(SolverChoice):
     The fewer samples the averages are worth for each of i directions, the noisier their variances. The ridge keeps the
     step from following the noise, and does not depend on the data's scale:
 
-    - Features that come with the data may have units of their own, so that the ridge is one of each feature:
-      `data_ridge * i / n` times E[(x - mu)^4] / v, v being its variance, and at least v / 1000.
+    - Features that come with the data may have units of their own, and each has its own ridge: `data_ridge * i / n`
+      times E[(x - mu)^4] / v, v being its variance, and at least v / 1000.
     - The ridge of features that the network computes is `max(min_ridge, ridge * i / n)` times their mean variance.
       These features move as the network is trained: `drift` adds what they may have moved by in so many steps. Without
       it, features that are small or hardly vary get steps so long that they are wrong as soon as the features have
@@ -98,20 +98,20 @@ class Auto(SolverChoice):
         exact = Cholesky(self.update_period, **shared)
         if metric.structure != "gram":
             return exact.choose(neuron)
-        ridges: Any = {"sampling_ridge": 0.0 if metric.is_lookup else self.ridge}
+        shared["sampling_ridge"] = 0.0 if metric.is_lookup else self.ridge
         if not (metric.is_lookup or any(metric.features.hidden)):
-            ridges = {"ridge": _MIN_DATA_RIDGE, "ridge_unit": "variance", "sampling_ridge": self.data_ridge}
+            shared.update(ridge=_MIN_DATA_RIDGE, ridge_unit="variance", sampling_ridge=self.data_ridge)
         period = self._period(exact, metric, neuron.outputs)
         if metric.is_diagonal or period:
             fraction = self._fraction(metric.inputs, metric.samples)
-            return replace(exact, update_period=period or self.update_period, sample_fraction=fraction, **ridges)
+            return Cholesky(period or self.update_period, **shared, sample_fraction=fraction)
         fraction = self._fraction(self.rank, metric.samples)
-        return replace(LowRank(self.rank, **shared, sample_fraction=fraction), **ridges)
+        return LowRank(self.rank, **shared, sample_fraction=fraction)
 
     def _period(self, exact: Cholesky, metric: GramMetric, outputs: int) -> int | None:
         """The update period of the exact solution; None where it is too expensive, and leading directions cost less."""
         is_of_examples = metric.sample_rank == 1
-        samples = _NOMINAL_SAMPLES[0 if is_of_examples else 1]
+        samples = _NOMINAL_SAMPLES[not is_of_examples]
         nominal = metric.of_samples(samples)
         budget = self.budget * 6.0 * metric.groups * samples * metric.inputs * outputs
         exact = replace(exact, sample_fraction=self._fraction(metric.inputs, samples))

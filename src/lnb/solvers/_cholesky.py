@@ -30,6 +30,7 @@ from lnb.solvers._statistics import (
     ridge_of_averages,
     solve_whitened,
     unit_of,
+    update_fourth_moment,
     update_inverse_count,
 )
 from lnb.solvers._tied import TiedExact
@@ -45,7 +46,7 @@ class Gram(NamedTuple):
     mean: Array  # E[x] [g, i]
     inverse: Array  # of S + ridge [g, i, i]
     inverse_count: Array  # 1 / n of the averages' samples [g, 1]
-    fourth_moment: Array | None  # E[(x - mu)^4] [g, i]; None where no ridge is made of it
+    fourth_moment: Array | None  # E[(x - mu)^4] / chi [g, i]; None where no ridge is made of it
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,14 @@ class Cholesky(Solver):
         metric = metric.subsample(self.sample_fraction)
         has_own_units = self.ridge_unit == "variance"
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
-        gram, mean = metric.gram()
-        samples, drift = metric.count(), metric.drift(self.drift, gram.dtype)
-        fourth = statistics.fourth_moment
-        if fourth is not None:
-            fourth = ema_update(fourth, metric.fourth_moment(mean), weight)
+        new, batch_mean = metric.gram()
+        samples, drift = metric.count(), metric.drift(self.drift, new.dtype)
         inverse_count = update_inverse_count(statistics.inverse_count, samples, weight)
-        gram, mean = ema_update(statistics.gram, gram, weight), ema_update(statistics.mean, mean, weight)
-        square = gram if metric.is_diagonal else diagonal_of(gram)  # chi
+        gram, mean = ema_update(statistics.gram, new, weight), ema_update(statistics.mean, batch_mean, weight)
+        square, fourth = _square(metric, gram), statistics.fourth_moment
+        if fourth is not None:
+            squares = _square(metric, statistics.gram), square
+            fourth = update_fourth_moment(metric, fourth, batch_mean, squares, weight)
         # Rounding may leave a covariance without full rank slightly indefinite.
         floor = jnp.finfo(gram.dtype).eps * metric.inputs * (square if has_own_units else square.mean(1, keepdims=True))
         covariance, variance = gram, square
@@ -123,7 +124,7 @@ class Cholesky(Solver):
             center = metric.bias_share**0.5 * mean
             variance = square - jnp.square(center)
             covariance = variance if metric.is_diagonal else gram - center[:, :, None] * center[:, None, :]
-        ridge = ridge_of_averages(self, variance, inverse_count, fourth) + drift
+        ridge = ridge_of_averages(self, variance, square, inverse_count, fourth) + drift
         if metric.is_diagonal:
             shifted = jnp.maximum(covariance, floor) + ridge
             return Gram(gram, mean, 1 / jnp.where(shifted > 0, shifted, 1), inverse_count, fourth)
@@ -165,3 +166,8 @@ class Cholesky(Solver):
     def for_general(self) -> CG:
         """Conjugate gradients with this ridge: there is no Gram matrix."""
         return CG(ridge=self.ridge)
+
+
+def _square(metric: GramMetric, gram: Array) -> Array:
+    """chi [g, i], the diagonal of the Gram matrix."""
+    return gram if metric.is_diagonal else diagonal_of(gram)

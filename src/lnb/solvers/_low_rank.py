@@ -43,6 +43,7 @@ from lnb.solvers._statistics import (
     ridge_of_averages,
     solve_whitened,
     unit_of,
+    update_fourth_moment,
     update_inverse_count,
     variance_of,
 )
@@ -56,7 +57,7 @@ class LowRankStatistics(NamedTuple):
     square: Array  # chi [g, i]
     factor: Array | None  # L [g, i, r]; at first, where the search for it starts; None for a diagonal Gram matrix
     inverse_count: Array  # 1 / n of the averages' samples [g, 1]
-    fourth_moment: Array | None  # E[(x - mu)^4] [g, i]; None where no ridge is made of it
+    fourth_moment: Array | None  # E[(x - mu)^4] / chi [g, i]; None where no ridge is made of it
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,11 @@ class LowRank(Solver):
         """One power iteration on the averages with this batch in them."""
         metric = metric.subsample(self.sample_fraction)
         weight = ema_weight(self.decay**self.update_period, count, statistics.mean.dtype)
-        mean, square = metric.moments()
+        new = metric.moments()
+        mean, square = (ema_update(old, each, weight) for old, each in zip(statistics[:2], new, strict=True))
         fourth = statistics.fourth_moment
         if fourth is not None:
-            fourth = ema_update(fourth, metric.fourth_moment(mean), weight)
-        mean, square = ema_update(statistics.mean, mean, weight), ema_update(statistics.square, square, weight)
+            fourth = update_fourth_moment(metric, fourth, new[0], (statistics.square, square), weight)
         inverse_count = update_inverse_count(statistics.inverse_count, metric.count(), weight)
         factor = statistics.factor
         if factor is None:
@@ -143,7 +144,8 @@ class LowRank(Solver):
         eps = jnp.finfo(variance.dtype).eps
         unit = unit_of("variance" if self.ridge_unit == "variance" else "mean variance", variance)
         floor = 10 * eps * statistics.square + eps**0.5 * unit
-        ridge = ridge_of_averages(self, variance, statistics.inverse_count, statistics.fourth_moment)
+        averages = statistics.square, statistics.inverse_count, statistics.fourth_moment
+        ridge = ridge_of_averages(self, variance, *averages)
         shifted = jnp.maximum(rest, floor) + ridge + metric.drift(self.drift, variance.dtype)
         return jnp.where(shifted > 0, shifted, 1)
 

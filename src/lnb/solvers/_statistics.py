@@ -22,7 +22,6 @@ from lnb._numerics import vector_matrix
 RidgeUnit = Literal["absolute", "mean variance", "variance"]
 RIDGE_UNITS = ("absolute", "mean variance", "variance")
 
-
 _VARIES = 1e-20
 """A feature with less than this share of the mean variance has not varied."""
 
@@ -89,7 +88,9 @@ def unit_of(unit: RidgeUnit, variance: Array) -> Array:
     return mean if unit == "mean variance" else jnp.where(variance > _VARIES * mean, variance, mean)
 
 
-def ridge_of_averages(solver: Any, variance: Array, inverse_count: Array, fourth_moment: Array | None) -> Array:
+def ridge_of_averages(
+    solver: Any, variance: Array, square: Array, inverse_count: Array, fourth_moment: Array | None
+) -> Array:
     """The ridge [g, 1 or i] of a solver whose statistics are averages of few samples.
 
     In the unit "variance", the sampling ridge of a feature is a multiple of E[(x - mu)^4] / v, three times its variance
@@ -100,23 +101,50 @@ def ridge_of_averages(solver: Any, variance: Array, inverse_count: Array, fourth
         solver: with the settings `ridge`, `ridge_unit` and `sampling_ridge`.
         variance: the diagonal of S [g, i].
         inverse_count: 1 / n [g, 1].
-        fourth_moment: E[(x - mu)^4] [g, i] in the unit "variance", None in others.
+        fourth_moment: in the unit "variance", E[(x - mu)^4] / chi [g, i]; None in others.
+        square: chi [g, i].
     """
     unit = solver.ridge_unit
     least = jnp.asarray(solver.sampling_ridge * variance.shape[1], variance.dtype) * inverse_count
     if unit == "mean variance":
         least = least * unit_of(unit, variance)
     if fourth_moment is not None:
-        least = least * fourth_moment_share(variance, fourth_moment)
+        least = least * fourth_moment_share(variance, square, fourth_moment)
     return jnp.maximum(ridge_of(solver.ridge, unit, variance), least)
 
 
-def fourth_moment_share(variance: Array, fourth_moment: Array) -> Array:
-    """E[(x - mu)^4] / v [g, i]; of the means for a feature that has not varied."""
-    means = [moment.mean(1, keepdims=True) for moment in (fourth_moment, variance)]
+def fourth_moment_share(variance: Array, square: Array, fourth_moment: Array) -> Array:
+    """E[(x - mu)^4] / v [g, i]; of the means for a feature that has not varied.
+
+    Args:
+        variance, square: v and chi [g, i].
+        fourth_moment: E[(x - mu)^4] / chi [g, i].
+    """
+    means = [moment.mean(1, keepdims=True) for moment in (square, variance)]
     varies = variance > _VARIES * means[1]
-    fourth, square = (jnp.where(varies, own, mean) for own, mean in zip((fourth_moment, variance), means, strict=True))
-    return fourth / jnp.where(square > 0, square, 1)
+    mean_share = (fourth_moment * _quotient(square, means[0])).mean(1, keepdims=True) * _quotient(*means)
+    return jnp.where(varies, fourth_moment * _quotient(square, variance), mean_share)
+
+
+def _quotient(numerator: Array, denominator: Array) -> Array:
+    return numerator / jnp.where(denominator > 0, denominator, 1)
+
+
+def update_fourth_moment(
+    metric: GramMetric, old: Array, mean: Array, squares: tuple[Array, Array], weight: Array
+) -> Array:
+    """Take a batch into E[(x - mu)^4] / chi [g, i], which is in units of the features squared.
+
+    Args:
+        metric: of the batch.
+        old: the average before.
+        mean: mu of the batch [g, i].
+        squares: the averages of chi before this batch and with it.
+        weight: of this batch.
+    """
+    before, now = squares
+    batch = metric.fourth_moment(mean, jnp.sqrt(jnp.where(now > 0, now, 1)))
+    return ema_update(old * _quotient(before, now), batch, weight)
 
 
 def update_inverse_count(old: Array, count: Array, weight: Array) -> Array:
