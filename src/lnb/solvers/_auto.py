@@ -31,7 +31,7 @@ class Auto(SolverChoice):
     The fewer samples the averages are worth for each of i directions, the noisier their variances. The ridge keeps the
     step from following the noise, and does not depend on the data's scale:
 
-    - Features that come with the data may have units of their own, and each has its own ridge: `data_ridge * i / n`
+    - Features that come with the data may have units of their own, and each has its own ridge: `ridge * i / n`
       times E[(x - mu)^4] / v, v being its variance, and at least v / 1000.
     - The ridge of features that the network computes is `max(min_ridge, ridge * i / n)` times their mean variance.
       These features move as the network is trained: `drift` adds what they may have moved by in so many steps. Without
@@ -41,9 +41,8 @@ class Auto(SolverChoice):
     Tied weights are solved by `lnb.solvers.TiedExact`, and neurons that are kept as their equations by `lnb.CG`.
 
     Args:
-        ridge: a multiple of i / n, for features that the network computes.
-        min_ridge: for those of neurons with many samples.
-        data_ridge: a multiple of i / n, for features that come with the data.
+        ridge: a multiple of i / n.
+        min_ridge: for features that the network computes, of neurons with many samples.
         update_period: steps from one renewal of a Gram matrix to the next; neurons take turns. Leading directions are
             cheap, and are updated at every step. So are Gram matrices within the budget where a sample is an example,
             of which a batch has few.
@@ -71,7 +70,6 @@ class Auto(SolverChoice):
 
     ridge: float | Array = 10.0
     min_ridge: float | Array = 0.1
-    data_ridge: float | Array = 3.0
     update_period: int = 10
     decay: float | Array = 0.95
     sample_fraction: float = 0.25
@@ -80,7 +78,7 @@ class Auto(SolverChoice):
     budget: float = 0.1
 
     def __post_init__(self) -> None:
-        check_range(self, 0, inf, "ridge", "min_ridge", "data_ridge", "drift", "budget")
+        check_range(self, 0, inf, "ridge", "min_ridge", "drift", "budget")
         check_range(self, 0, 1, "decay")
         check_count(self, "update_period", "rank")
         check_fraction(self, "sample_fraction")
@@ -100,7 +98,7 @@ class Auto(SolverChoice):
             return exact.choose(neuron)
         shared["sampling_ridge"] = 0.0 if metric.is_lookup else self.ridge
         if not (metric.is_lookup or any(metric.features.hidden)):
-            shared.update(ridge=_MIN_DATA_RIDGE, ridge_unit="variance", sampling_ridge=self.data_ridge)
+            shared.update(ridge=_MIN_DATA_RIDGE, ridge_unit="variance")
         period = self._period(exact, metric, neuron.outputs)
         if metric.is_diagonal or period:
             fraction = self._fraction(metric.inputs, metric.samples)
