@@ -37,6 +37,16 @@ SIZES = {
     "selective_state_space": {"batch": 2, "length": 5, "vocabulary": 7, "width": 4, "states": 3, "depth": 1},
 }
 """The small size of each example."""
+SLOW = {
+    "mlp_mixer",
+    "unet_segmentation",
+    "lstm_language_model",
+    "gpt_scanned_layers",
+    "graph_network",
+    "diffusion_unet",
+    "selective_state_space",
+}
+"""Compile for long, and have a relative among the others or in the cases."""
 
 
 def quick_options():
@@ -82,7 +92,7 @@ def like(tree, key):
     return jax.tree.unflatten(treedef, [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SIZES])
 def test_an_example_is_covered_and_trained(name, quick_compilation):
     loss_fn, params, args, has_aux = built(name)
     neurons = lnb.find_neurons(loss_fn, params, *args, has_aux=has_aux)

@@ -119,7 +119,7 @@ def test_a_step_of_wide_layers_writes_two_arrays_like_their_weights(solver):
     assert compiled.memory_analysis().temp_size_in_bytes <= 2.3 * weights
 
 
-@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.usefixtures("standard_promotion", "quick_compilation")
 def test_the_state_can_be_donated():
     """A donated state is updated in place: the compiled step keeps no second copy of it."""
     for solver in (lnb.Auto(), lnb.LowRank(4), lnb.Cholesky(), lnb.CG()):

@@ -36,7 +36,8 @@ def untimed(record):
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     [
-        (name, optimizer)
+        # The inverted digits are the digits in another unit.
+        pytest.param(name, optimizer, marks=[pytest.mark.slow] * (name == "digits-inverted" and optimizer != "lnb"))
         for name in LOCAL_TASKS
         for optimizer, settings in ex.OPTIMIZERS.items()
         if optimizer != "kfac" and ("matrix" in name or settings.reads != "residuals")

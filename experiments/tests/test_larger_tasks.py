@@ -46,7 +46,9 @@ def test_batches_depend_on_seed_epoch_and_number_alone(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize(("optimizer", "learning_rate"), [("lnb-paper", 0.1), ("lnb", 0.02)])
+@pytest.mark.parametrize(
+    ("optimizer", "learning_rate"), [pytest.param("lnb-paper", 0.1, marks=pytest.mark.slow), ("lnb", 0.02)]
+)
 def test_it_trains(name, optimizer, learning_rate, quick_compilation):
     settings = dataclasses.replace(ex.find_task(name).optimizers[optimizer], learning_rate=learning_rate)
     records = list(ex.train(tiny(name), settings, epochs=4, evaluate_every=3))

@@ -51,7 +51,7 @@ def resumed(folder, optimizer="adam"):
     return run
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lnb-paper", "lnb"])
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("lnb-paper", marks=pytest.mark.slow), "lnb"])
 def test_a_run_that_stops_within_an_epoch_goes_on_as_if_it_had_not(optimizer, tmp_path):
     *_, last = whole = list(stored(tmp_path, optimizer).training)
     run = started(tmp_path / "stopped", optimizer)

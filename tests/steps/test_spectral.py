@@ -187,7 +187,9 @@ def test_the_operations_of_a_step_are_those_of_its_products():
     assert 0.9 * counted < spectral_flops(shape) < counted
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "bias"), [(6, 4, True), (3, 8, False)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "bias"), [pytest.param(6, 4, True, marks=pytest.mark.slow), (3, 8, False)]
+)
 def test_a_neuron_kept_as_its_equations_steps_as_far_as_a_plain_layer(inputs, outputs, bias):
     """Outputs move by as much in the mean, within what the spectral step's polynomial leaves."""
     random = np.random.default_rng(0)
