@@ -79,7 +79,8 @@ def train(solver, step, put, whole=lambda tree: tree, rows=None, count=20):
 
     state = optimizer.init(params)
     for image, token in batches(count):
-        params, state, loss = advance(params, state, *put(image, token))
+        # XLA's simulated devices wait for each other for ever if many steps are in flight (docs/notes.md).
+        params, state, loss = jax.block_until_ready(advance(params, state, *put(image, token)))
     assert int(state.skipped) == 0
     assert np.isfinite(loss)
     return params
@@ -171,8 +172,10 @@ def train_replicas(solver, step, axis_name=None, check_vma=True, count=20):
 
     replicas, state = params, optimizer.init(params)
     for batch in batches(count):
-        replicas, state = advance(params, state, *single(*batch))
-        params, state = (replicas, state) if check_vma else jax.tree.map(lambda leaf: leaf[0], (replicas, state))
+        replicas, state = jax.block_until_ready(advance(params, state, *single(*batch)))
+        params, state = (
+            (replicas, state) if check_vma else jax.tree.map(lambda leaf: np.asarray(leaf)[0], (replicas, state))
+        )
     assert int(state.skipped) == 0
     return replicas if not check_vma else jax.tree.map(lambda leaf: leaf[None], replicas)
 

@@ -140,7 +140,7 @@ def train(layout, count=20, **settings):
     step, state = training(layout, **settings)
     params, start = layout.params, (layout.params, state)
     for tokens in batches(count):
-        params, state = step(params, state, layout.batch(tokens))
+        params, state = jax.block_until_ready(step(params, state, layout.batch(tokens)))
     assert int(state.skipped) == 0
     for after, before in zip(jax.tree.leaves((params, state)), jax.tree.leaves(start), strict=True):
         assert after.sharding.is_equivalent_to(before.sharding, before.ndim), (before.shape, before.sharding)
