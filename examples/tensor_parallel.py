@@ -47,8 +47,7 @@ def main(steps: int = 200) -> float:
 
     loss = np.inf
     for count in range(steps):
-        # Waiting is for simulated devices (docs/notes.md).
-        params, state, loss = jax.block_until_ready(step(params, state, *batch()))
+        params, state, loss = jax.block_until_ready(step(params, state, *batch()))  # for simulated devices
         if count % (steps // 4) == 0:
             print(f"step {count:4d}  loss {loss:.4f}")
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves((params, state)))
