@@ -29,10 +29,10 @@ at a size that two CPU cores can train, and learns made-up data.
   that the loss was not finite. The lowest loss of a row is bold. A run counts as diverged if its end is more than a
   tenth above the loss of the first weights, on the same batches where that was measured and on the first one elsewhere.
 
-The gradient that LNB evaluates was compared with that of `jax.value_and_grad` on every network. Of 74 networks, drawn at
-random, the losses are of today's default, and so are those of JAX-PI. The others were measured before `lnb.Auto` had its
-`drift` and a ridge for each feature of the data. On the 74, today's default ends lower than that one on 41 and higher on 15;
-the two runs that diverge are among these.
+The gradient that LNB evaluates was compared with that of `jax.value_and_grad` on every network. Of 74 networks, drawn
+at random, the losses are of today's default, and so are those of JAX-PI. The others were measured before `lnb.Auto` had
+its `drift` and a ridge for each feature of the data. On the 74, today's default ends lower than that one on 41 and
+higher on 15; the two runs that diverge are among these.
 """
 
 
