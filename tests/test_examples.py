@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -60,17 +59,6 @@ def quick_options():
 
 
 QUICK = quick_options()
-
-
-@pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    """Compile without the compiler's optimisations: these networks are small, and run a few times."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def built(name):
