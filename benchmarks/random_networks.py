@@ -68,7 +68,7 @@ class Spec:
     length: int  # of a sequence, or an image's side
     batch: int
     data_scale: float
-    spread: float  # decades between the scales of the features, one standard deviation
+    spread: float  # standard deviation of the features' scales, in decades
     shift: float  # mean of the features in standard deviations
     target_scale: float
     target_shift: float  # in units of the scale
@@ -121,10 +121,10 @@ def make_data(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     if spec.loss == "squares":
         y = spec.target_scale * (scores + spec.target_shift)
     elif spec.loss == "logistic":
-        y = (scores > 0).astype(np.float32)
+        y = scores > 0
     else:
-        y = scores.argmax(1)
-    return x.astype(np.float32), y if y.dtype == np.int64 else y.astype(np.float32)
+        return x.astype(np.float32), scores.argmax(1)
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def make_network(spec: Spec) -> tuple[dict[str, Any], Callable[[dict[str, Any], jax.Array], jax.Array]]:
@@ -162,20 +162,13 @@ def make_network(spec: Spec) -> tuple[dict[str, Any], Callable[[dict[str, Any], 
     def add(x: jax.Array, y: jax.Array) -> jax.Array:
         return x + y if spec.residual else y
 
-    match spec.kind:
-        case "perceptron":
-            linear("embed", spec.inputs, width)
-        case "convolutions":
-            linear("embed", 3, 3, spec.inputs, width)
-        case "transformer" | "lstm":
-            linear("embed", spec.inputs, width)
+    kernel = (3, 3) if spec.kind == "convolutions" else ()
+    linear("embed", *kernel, spec.inputs, width)
     for k in range(spec.depth):
         normalisation(f"norm{k}")
         match spec.kind:
-            case "perceptron":
-                linear(f"layer{k}", width, width)
-            case "convolutions":
-                linear(f"layer{k}", 3, 3, width, width)
+            case "perceptron" | "convolutions":
+                linear(f"layer{k}", *kernel, width, width)
             case "transformer":
                 for part in "qkvo":
                     linear(f"{part}{k}", width, width)
@@ -201,16 +194,16 @@ def make_network(spec: Spec) -> tuple[dict[str, Any], Callable[[dict[str, Any], 
         zero = jnp.zeros((len(x), width))
         return lax.scan(cell, (zero, zero), x.swapaxes(0, 1))[1].swapaxes(0, 1)
 
+    layer = conv if kernel else dense
+
     def apply(params: dict[str, Any], x: jax.Array) -> jax.Array:
-        x = (conv if spec.kind == "convolutions" else dense)(params["embed"], x)
+        x = layer(params["embed"], x)
         x = act(x) if spec.kind in ("perceptron", "convolutions") else x
         for k in range(spec.depth):
             normal = normalise(params, f"norm{k}", x)
             match spec.kind:
-                case "perceptron":
-                    x = add(x, act(dense(params[f"layer{k}"], normal)))
-                case "convolutions":
-                    x = add(x, act(conv(params[f"layer{k}"], normal)))
+                case "perceptron" | "convolutions":
+                    x = add(x, act(layer(params[f"layer{k}"], normal)))
                 case "transformer":
                     x = x + attend(params, k, normal)
                     x = x + dense(params[f"down{k}"], act(dense(params[f"up{k}"], x)))
@@ -222,8 +215,8 @@ def make_network(spec: Spec) -> tuple[dict[str, Any], Callable[[dict[str, Any], 
     return params, apply
 
 
-def train(spec: Spec) -> dict[str, list[float]]:
-    """The loss on all rows before and after training, for each rate."""
+def train(spec: Spec) -> dict[str, Any]:
+    """The loss on all rows before training, and after it at each rate."""
     x, y = make_data(spec)
     params, apply = make_network(spec)
 
@@ -254,17 +247,13 @@ def train(spec: Spec) -> dict[str, list[float]]:
         return loss_fn(trained, *data)
 
     data = jnp.asarray(x), jnp.asarray(y)
-    first = float(loss_fn(params, *data))
-    return {"first": [first] * len(RATES), "last": [float(final_loss(jnp.float32(rate))) for rate in RATES]}
+    last = [float(final_loss(jnp.float32(rate))) for rate in RATES]
+    return {"first": float(loss_fn(params, *data)), "last": last}
 
 
 def failures(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records whose loss is not finite at the end, or above the first by more than 10 %, at one of the rates."""
-    return [
-        record
-        for record in records
-        if not all(last <= 1.1 * first for first, last in zip(record["first"], record["last"], strict=True))
-    ]
+    return [record for record in records if not all(last <= 1.1 * record["first"] for last in record["last"])]
 
 
 def main(settings: Settings) -> None:

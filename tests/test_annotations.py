@@ -142,4 +142,4 @@ def test_arrays_have_the_shapes_that_signatures_announce(checked):
 def test_a_wrong_shape_is_seen(checked):
     neurons = lnb.find_neurons(lambda p, x: jnp.sum(jnp.tanh(x @ p)), jnp.ones((3, 2)), jnp.ones((4, 3)))
     with pytest.raises(AssertionError, match=r"Neuron.unpack\(packed\) is float32\(3, 2\), announced as .*Float"):
-        neurons[0].unpack(jnp.ones((3, 2)))
+        jax.eval_shape(neurons[0].unpack, jnp.ones((3, 2)))

@@ -13,7 +13,7 @@ def test_a_seed_says_all():
 
 
 def test_a_loss_that_rose_or_is_not_finite_is_a_failure():
-    records = [{"first": [1.0, 1.0], "last": last} for last in ([0.5, 1.09], [1.2, 0.5], [0.5, nan])]
+    records = [{"first": 1.0, "last": last} for last in ([0.5, 1.09], [1.2, 0.5], [0.5, nan])]
     assert failures(records) == records[1:]
 
 
@@ -21,6 +21,5 @@ def test_a_loss_that_rose_or_is_not_finite_is_a_failure():
 def test_a_network_is_trained_at_every_rate():
     spec = next(spec for spec in map(draw, range(100)) if spec.kind == "perceptron" and spec.depth == 1)
     record = train(spec)
-    assert len(record["last"]) == len(RATES)
-    assert not failures([record])
-    assert min(record["last"]) < record["first"][0]
+    assert len(set(record["last"])) == len(RATES)
+    assert max(record["last"]) < record["first"]
